@@ -1,0 +1,74 @@
+//! A command in a sandbox: what is asked, and how it ended.
+
+use std::time::Duration;
+
+/// A complete request to run a program; nothing is filled in below this level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Program and arguments; the program is looked up in `PATH` of `env` when it has no `/`.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory inside the sandbox.
+    pub working_directory: String,
+    /// Whether the caller will write to its standard input; otherwise it reads end of file.
+    pub stdin: bool,
+    /// Ended after this long: first by SIGTERM to its process group, after `grace` every process
+    /// of the sandbox by SIGKILL.
+    pub timeout: Option<Duration>,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Output allowed, both streams together, in bytes.
+    pub output_limit: u64,
+}
+
+/// Default time between SIGTERM and SIGKILL: half of what a deadline may add at most.
+pub const DEFAULT_GRACE: Duration = Duration::from_millis(1000);
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a signal that swe-forge did not send.
+    Signalled(i32),
+    /// Its deadline passed.
+    DeadlineExceeded,
+    /// It wrote more than its output limit.
+    OutputLimit,
+    /// The workspace grew past its size.
+    DiskFull,
+    /// It could not be started; `errno` as the kernel gave it.
+    NotStarted {
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// It was ended on request.
+    Killed,
+}
+
+/// The report about a command that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExitReport {
+    /// How it ended.
+    pub ending: Ending,
+    /// Bytes it wrote to standard output and error, as far as they were read.
+    pub output_bytes: u64,
+    /// Whether output was cut.
+    pub truncated: bool,
+    /// Processes of the sandbox that the kernel killed for want of memory meanwhile.
+    pub oom_kills: u64,
+    /// Forks that the process limit refused meanwhile.
+    pub pids_refused: u64,
+    /// How long it ran, measured inside the sandbox.
+    pub duration: Duration,
+}
+
+/// Which stream a piece of output belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}

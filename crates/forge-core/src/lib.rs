@@ -1,0 +1,33 @@
+//! The vocabulary of swe-forge: what a task, a limit, a life cycle and an outcome are.
+//!
+//! Nothing here reads a file, a clock or a socket; every other crate speaks in these types.
+
+pub mod attestation;
+pub mod cleanup;
+pub mod difficulty;
+pub mod exec;
+pub mod id;
+pub mod life_cycle;
+pub mod limits;
+pub mod network;
+pub mod outcome;
+pub mod ownership;
+pub mod phase;
+pub mod sandbox;
+pub mod task;
+pub mod usage;
+
+pub use attestation::Attestation;
+pub use cleanup::CleanupPolicy;
+pub use difficulty::Difficulty;
+pub use exec::{Ending, ExecRequest, ExitReport};
+pub use id::{Attempt, OwnerId, RunId, SandboxId, TaskId};
+pub use life_cycle::{IllegalTransition, State, Transition};
+pub use limits::{LimitCeiling, Limits};
+pub use network::NetworkLevel;
+pub use outcome::{Cause, Deadline, Failure, Outcome, Reason};
+pub use ownership::{Ownership, Role};
+pub use phase::PhaseName;
+pub use sandbox::{SandboxSpec, SpecificationFile, UserId, WorkspaceSpec};
+pub use task::{CommandLine, ImageChoice, Language, Task};
+pub use usage::ResourceUsage;

@@ -1,0 +1,31 @@
+//! What the orchestrator and `forge-init`, PID 1 of every sandbox, say to each other.
+//!
+//! The same bytes travel over a unix socket and over a stream that an engine relays. Both ends
+//! treat what they read as hostile: lengths are bounded before anything is allocated.
+//!
+//! * [`frame`]: length-prefixed frames over a byte stream.
+//! * [`message`]: what the frames say.
+//! * [`handshake`]: how each end proves that it knows the sandbox's secret.
+
+pub mod frame;
+pub mod handshake;
+pub mod message;
+
+pub use frame::{Data, Frame, FrameDecoder, FrameError, MAX_DATA, MAX_FRAME};
+pub use handshake::{Nonce, Proof, Secret};
+pub use message::{Event, Request};
+
+/// Version of this protocol; both ends must be built from the same sources, so it only grows.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Bytes of one exec's output, or of one transfer, that may be under way unacknowledged.
+pub const WINDOW: u64 = 1024 * 1024;
+
+/// The file inside a sandbox that is `forge-init`.
+pub const INIT_PATH: &str = "/.swe-forge/init";
+/// The folder that holds the socket, where the orchestrator shares a disk with the engine.
+pub const SOCKET_DIRECTORY: &str = "/.swe-forge/channel";
+/// The socket's name in that folder.
+pub const SOCKET_NAME: &str = "init.sock";
+/// The abstract socket that `forge-init bridge` connects to, everywhere else.
+pub const ABSTRACT_SOCKET: &str = "swe-forge-init";

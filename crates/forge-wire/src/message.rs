@@ -1,0 +1,375 @@
+//! The messages. Requests go into the sandbox, events come out of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::handshake::{Nonce, Proof, Secret};
+
+/// What the orchestrator says.
+///
+/// `request` numbers are chosen by the orchestrator and come back in the answer; `exec` and
+/// `transfer` ids are chosen by it as well and are never used twice in one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First connection: hands over the secret and the settings of the sandbox.
+    Claim {
+        /// The client's nonce.
+        nonce: Nonce,
+        /// The secret of this sandbox from now on.
+        secret: Secret,
+        /// What the sandbox watches on its own.
+        settings: Settings,
+    },
+    /// Later connections: proves knowledge of the secret.
+    Prove {
+        /// The client's nonce.
+        nonce: Nonce,
+        /// [`crate::handshake::End::Client`]'s proof.
+        proof: Proof,
+    },
+    /// Start a program.
+    Exec {
+        /// Its id from now on.
+        exec: u64,
+        /// What to run.
+        command: Command,
+    },
+    /// No more standard input for this exec.
+    StdinEnd {
+        /// Which exec.
+        exec: u64,
+    },
+    /// Send a signal to the exec's process group.
+    Signal {
+        /// Which exec.
+        exec: u64,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Output up to this offset has arrived; more may be sent.
+    OutputTaken {
+        /// Which exec.
+        exec: u64,
+        /// Bytes of output, both streams together, that the client has.
+        offset: u64,
+    },
+    /// After a new connection: send the exec's output from this offset on, and its end.
+    Resume {
+        /// Which exec.
+        exec: u64,
+        /// Bytes the client already has.
+        offset: u64,
+    },
+    /// The client knows how this exec ended; it need not be remembered.
+    Forget {
+        /// Which exec.
+        exec: u64,
+    },
+    /// Unpack the tar stream that follows on [`crate::frame::Lane::Upload`].
+    Put {
+        /// Its id from now on.
+        transfer: u64,
+        /// Absolute path of an existing folder, into which it is unpacked.
+        directory: String,
+        /// Bounds.
+        limits: TransferLimits,
+    },
+    /// The upload's stream is complete.
+    PutEnd {
+        /// Which transfer.
+        transfer: u64,
+    },
+    /// Pack a file or folder as a tar stream on [`crate::frame::Lane::Download`].
+    Get {
+        /// Its id from now on.
+        transfer: u64,
+        /// Absolute path.
+        path: String,
+        /// Bounds.
+        limits: TransferLimits,
+    },
+    /// Download data up to this offset has arrived; more may be sent.
+    TransferTaken {
+        /// Which transfer.
+        transfer: u64,
+        /// Bytes the client has.
+        offset: u64,
+    },
+    /// The client wants no more of this transfer.
+    TransferCancel {
+        /// Which transfer.
+        transfer: u64,
+    },
+    /// Remove a file or a whole tree, never following a link; success when it is not there.
+    Remove {
+        /// Number of this request.
+        request: u64,
+        /// Absolute path, strictly below the workspace.
+        path: String,
+    },
+    /// End every process of the sandbox but PID 1 and see them dead.
+    KillAll {
+        /// Number of this request.
+        request: u64,
+    },
+    /// Report what the sandbox has used so far.
+    Usage {
+        /// Number of this request.
+        request: u64,
+    },
+    /// Answer at once.
+    Ping {
+        /// Number of this request.
+        request: u64,
+    },
+    /// End the sandbox: PID 1 exits, and the kernel ends everything else.
+    Shutdown,
+}
+
+/// What PID 1 watches on its own, even with no orchestrator connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The workspace's folder.
+    pub workspace: String,
+    /// Its size in bytes; past it every process is ended with [`Ending::DiskFull`].
+    pub disk_limit: u64,
+    /// PID 1 exits after this many seconds.
+    pub lifetime_seconds: u64,
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Program and arguments; looked up in `PATH` of `env` when the program has no `/`.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub working_directory: String,
+    /// Whether standard input will be sent; otherwise it is at its end from the start.
+    pub stdin: bool,
+    /// Ended after this many milliseconds; 0 means never.
+    pub timeout_ms: u64,
+    /// Milliseconds between SIGTERM and SIGKILL at the deadline.
+    pub grace_ms: u64,
+    /// Output allowed, both streams together, in bytes.
+    pub output_limit: u64,
+}
+
+/// Bounds of a transfer; passing one ends it with [`TransferError::Limit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferLimits {
+    /// Bytes of file contents.
+    pub bytes: u64,
+    /// Files, folders and links.
+    pub entries: u64,
+}
+
+/// What the sandbox says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// First thing on a new connection.
+    Greeting {
+        /// [`crate::PROTOCOL_VERSION`] of the sandbox.
+        version: u16,
+        /// The sandbox's nonce.
+        nonce: Nonce,
+        /// Whether a secret was handed over before.
+        claimed: bool,
+    },
+    /// The client is who it says; so is the sandbox.
+    Welcome {
+        /// [`crate::handshake::End::Sandbox`]'s proof.
+        proof: Proof,
+        /// What PID 1 sees.
+        attestation: Box<Attested>,
+    },
+    /// The client's proof is wrong; the connection is closed.
+    Refused,
+    /// A program was started.
+    Started {
+        /// Which exec.
+        exec: u64,
+        /// Its process id inside the sandbox.
+        pid: i32,
+    },
+    /// A program ended, and all of its output was sent.
+    Exited {
+        /// Which exec.
+        exec: u64,
+        /// How.
+        report: Report,
+    },
+    /// Standard input up to this offset was written; more may be sent.
+    StdinTaken {
+        /// Which exec.
+        exec: u64,
+        /// Bytes written.
+        offset: u64,
+    },
+    /// Upload data up to this offset was taken; more may be sent.
+    TransferTaken {
+        /// Which transfer.
+        transfer: u64,
+        /// Bytes taken.
+        offset: u64,
+    },
+    /// A transfer is complete.
+    TransferDone {
+        /// Which transfer.
+        transfer: u64,
+        /// What it moved.
+        summary: TransferSummary,
+    },
+    /// A transfer failed; nothing more comes of it.
+    TransferFailed {
+        /// Which transfer.
+        transfer: u64,
+        /// Why.
+        error: TransferError,
+        /// Path and what went wrong, for a person.
+        message: String,
+    },
+    /// Answer to [`Request::Remove`].
+    Removed {
+        /// Number of the request.
+        request: u64,
+        /// What went wrong, if anything.
+        error: Option<String>,
+    },
+    /// Answer to [`Request::KillAll`].
+    AllKilled {
+        /// Number of the request.
+        request: u64,
+        /// Processes that could not be ended; 0 means that PID 1 is alone.
+        survivors: u32,
+    },
+    /// Answer to [`Request::Usage`].
+    Usage {
+        /// Number of the request.
+        request: u64,
+        /// What was used.
+        usage: Usage,
+    },
+    /// Answer to [`Request::Ping`].
+    Pong {
+        /// Number of the request.
+        request: u64,
+    },
+    /// The exec id is not known here: never started, or forgotten.
+    UnknownExec {
+        /// Which exec.
+        exec: u64,
+    },
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// How.
+    pub ending: Ending,
+    /// Output it wrote, as far as it was read, in bytes.
+    pub output_bytes: u64,
+    /// Whether output was cut.
+    pub truncated: bool,
+    /// Out-of-memory kills in the sandbox meanwhile.
+    pub oom_kills: u64,
+    /// Forks refused in the sandbox meanwhile.
+    pub pids_refused: u64,
+    /// How long it ran, in microseconds.
+    pub duration_us: u64,
+}
+
+/// The ways to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// By itself.
+    Exited(i32),
+    /// By a signal not sent by PID 1.
+    Signalled(i32),
+    /// Its deadline passed.
+    DeadlineExceeded,
+    /// It wrote too much.
+    OutputLimit,
+    /// The workspace grew too large.
+    DiskFull,
+    /// It could not be started; the kernel's error number.
+    NotStarted(i32),
+    /// On request: a signal, or [`Request::KillAll`].
+    Killed,
+}
+
+/// What a transfer moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferSummary {
+    /// Files, folders and links.
+    pub entries: u64,
+    /// Bytes of file contents.
+    pub bytes: u64,
+    /// Entries left out: devices, sockets, pipes.
+    pub skipped: u64,
+}
+
+/// Why a transfer failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransferError {
+    /// The path does not exist.
+    NotFound,
+    /// A bound was passed.
+    Limit,
+    /// The stream is not a tar stream, or an entry of it leaves its folder.
+    Malformed,
+    /// No room.
+    NoSpace,
+    /// The kernel refused something else.
+    Io,
+    /// The client ended it.
+    Cancelled,
+}
+
+/// Counters of the sandbox's control groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Peak memory in bytes.
+    pub memory_peak: u64,
+    /// CPU time in microseconds.
+    pub cpu_us: u64,
+    /// Peak processes and threads of the task, without PID 1's own.
+    pub pids_peak: u64,
+    /// Out-of-memory kills.
+    pub oom_kills: u64,
+    /// Forks refused.
+    pub pids_refused: u64,
+    /// Largest workspace seen, in bytes.
+    pub disk_peak: u64,
+}
+
+/// What PID 1 sees of its confinement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attested {
+    /// Effective capabilities.
+    pub capabilities: u64,
+    /// Bounding set.
+    pub bounding_capabilities: u64,
+    /// `no_new_privs`.
+    pub no_new_privileges: bool,
+    /// Seccomp mode.
+    pub seccomp_mode: u32,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Interfaces.
+    pub interfaces: Vec<String>,
+    /// Routes beyond loopback.
+    pub routes: u32,
+    /// Writable mount points, without the kernel's own.
+    pub writable_mounts: Vec<String>,
+    /// Whether `/` is read-only.
+    pub read_only_root: bool,
+    /// Whether `AF_VSOCK` was refused.
+    pub vsock_refused: bool,
+    /// Kernel release.
+    pub kernel: String,
+    /// Threads that PID 1 itself uses.
+    pub own_threads: u32,
+}

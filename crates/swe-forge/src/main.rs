@@ -1,0 +1,2 @@
+//! The swe-forge command.
+fn main() {}

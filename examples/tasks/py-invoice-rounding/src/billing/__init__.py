@@ -1,0 +1,7 @@
+"""Invoice totals: nets, discounts, taxes."""
+
+from .allocation import allocate
+from .invoice import Invoice, Line
+from .money import Money, exponent
+
+__all__ = ["Invoice", "Line", "Money", "allocate", "exponent"]
