@@ -1,0 +1,212 @@
+//! What callers hold of a running command or a transfer: output, input, downloads.
+
+use bytes::Bytes;
+use forge_wire::WINDOW;
+use forge_wire::frame::MAX_DATA;
+use forge_wire::message::TransferSummary;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::driver::Order;
+use crate::error::{EngineError, EngineErrorKind, Operation};
+use crate::sandbox::OutputChunk;
+
+/// A quarter of the window: large enough to be rare, small enough never to stall the sender.
+const ACKNOWLEDGE_EVERY: u64 = WINDOW / 4;
+
+/// The output of a command. What is taken is acknowledged, so a slow reader slows the command
+/// down instead of filling memory.
+#[derive(Debug)]
+pub struct OutputReceiver {
+    pub(super) exec: u64,
+    pub(super) chunks: mpsc::UnboundedReceiver<OutputChunk>,
+    pub(super) orders: mpsc::UnboundedSender<Order>,
+    pub(super) taken: u64,
+    pub(super) acknowledged: u64,
+}
+
+impl OutputReceiver {
+    /// The next piece; `None` when the command has ended or contact was lost.
+    pub async fn next(&mut self) -> Option<OutputChunk> {
+        let chunk = self.chunks.recv().await?;
+        self.taken = chunk.offset + chunk.bytes.len() as u64;
+        if self.taken - self.acknowledged >= ACKNOWLEDGE_EVERY {
+            self.acknowledged = self.taken;
+            // The driver is gone only when the channel is: nothing is left to acknowledge to.
+            self.orders
+                .send(Order::OutputTaken {
+                    exec: self.exec,
+                    offset: self.taken,
+                })
+                .ok();
+        }
+        Some(chunk)
+    }
+
+    /// A receiver fed by a test or a fake engine; nothing is acknowledged.
+    #[must_use]
+    pub fn detached(chunks: mpsc::UnboundedReceiver<OutputChunk>) -> Self {
+        let (orders, _) = mpsc::unbounded_channel();
+        Self {
+            exec: 0,
+            chunks,
+            orders,
+            taken: 0,
+            acknowledged: 0,
+        }
+    }
+}
+
+/// Standard input and signals of a command.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    pub(super) exec: u64,
+    pub(super) orders: mpsc::UnboundedSender<Order>,
+    pub(super) stdin_taken: watch::Receiver<u64>,
+    pub(super) stdin_sent: u64,
+}
+
+impl Remote {
+    /// Writes to standard input, waiting while the command does not read.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Lost`] when the command has ended or contact was lost.
+    pub async fn write_stdin(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
+        for piece in bytes.chunks(MAX_DATA) {
+            let end = self.stdin_sent + piece.len() as u64;
+            self.stdin_taken
+                .wait_for(|taken| end - taken <= WINDOW)
+                .await
+                .map_err(|_| ended())?;
+            let order = Order::Stdin {
+                exec: self.exec,
+                offset: self.stdin_sent,
+                bytes: Bytes::copy_from_slice(piece),
+            };
+            self.orders.send(order).map_err(|_| ended())?;
+            self.stdin_sent = end;
+        }
+        Ok(())
+    }
+
+    /// Ends standard input.
+    pub fn end_stdin(&self) {
+        // A closed channel means that the command has no input any more either.
+        self.orders.send(Order::StdinEnd { exec: self.exec }).ok();
+    }
+
+    /// Sends a signal to the command's process group.
+    pub fn signal(&self, signal: i32) {
+        // A closed channel means that there is nobody left to signal.
+        self.orders
+            .send(Order::Signal {
+                exec: self.exec,
+                signal,
+            })
+            .ok();
+    }
+
+    /// A remote without a command behind it, for a fake engine.
+    #[must_use]
+    pub fn detached() -> Self {
+        let (orders, _) = mpsc::unbounded_channel();
+        let (_, stdin_taken) = watch::channel(0);
+        Self {
+            exec: 0,
+            orders,
+            stdin_taken,
+            stdin_sent: 0,
+        }
+    }
+}
+
+fn ended() -> EngineError {
+    EngineError::new(
+        EngineErrorKind::Lost,
+        Operation::Exec,
+        "",
+        "the command takes no more input",
+    )
+}
+
+/// A tar stream out of the sandbox.
+#[derive(Debug)]
+pub struct Download {
+    pub(super) transfer: u64,
+    pub(super) pieces: mpsc::UnboundedReceiver<Bytes>,
+    pub(super) orders: mpsc::UnboundedSender<Order>,
+    pub(super) done: oneshot::Receiver<Result<TransferSummary, EngineError>>,
+    pub(super) taken: u64,
+    pub(super) acknowledged: u64,
+    pub(super) finished: bool,
+}
+
+impl Download {
+    /// The next piece; `None` when nothing more comes: then ask [`Self::finish`] why.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        let Some(piece) = self.pieces.recv().await else {
+            self.finished = true;
+            return None;
+        };
+        self.taken += piece.len() as u64;
+        if self.taken - self.acknowledged >= ACKNOWLEDGE_EVERY {
+            self.acknowledged = self.taken;
+            let order = Order::TransferTaken {
+                transfer: self.transfer,
+                offset: self.taken,
+            };
+            // As above: a closed channel needs no acknowledgement.
+            self.orders.send(order).ok();
+        }
+        Some(piece)
+    }
+
+    /// What was moved, or why it broke off.
+    ///
+    /// # Errors
+    /// What the sandbox reports, or [`EngineErrorKind::Lost`].
+    pub async fn finish(mut self) -> Result<TransferSummary, EngineError> {
+        self.finished = true;
+        match (&mut self.done).await {
+            Ok(result) => result,
+            Err(_) => Err(EngineError::new(
+                EngineErrorKind::Lost,
+                Operation::Get,
+                "",
+                "the channel closed during the transfer",
+            )),
+        }
+    }
+
+    /// A download whose bytes are known, for a fake engine.
+    #[must_use]
+    pub fn detached(bytes: Bytes, summary: TransferSummary) -> Self {
+        let (pieces, receiver) = mpsc::unbounded_channel();
+        let (done, outcome) = oneshot::channel();
+        let (orders, _) = mpsc::unbounded_channel();
+        // Both receivers are alive in the value returned below.
+        pieces.send(bytes).ok();
+        done.send(Ok(summary)).ok();
+        Self {
+            transfer: 0,
+            pieces: receiver,
+            orders,
+            done: outcome,
+            taken: 0,
+            acknowledged: 0,
+            finished: false,
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Best effort: with the channel closed the transfer is over anyway.
+            self.orders
+                .send(Order::TransferCancel {
+                    transfer: self.transfer,
+                })
+                .ok();
+        }
+    }
+}

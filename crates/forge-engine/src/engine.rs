@@ -1,0 +1,163 @@
+//! The engine: a place where sandboxes can exist.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use forge_core::{OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
+use forge_wire::Secret;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::error::EngineError;
+use crate::images::ImageStore;
+use crate::sandbox::Sandbox;
+
+/// What an engine is and what its machine has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EngineDescription {
+    /// Kind of engine, `docker`.
+    pub kind: String,
+    /// Its version.
+    pub version: String,
+    /// Version of its interface in use.
+    pub api_version: String,
+    /// Where it is reached.
+    pub endpoint: String,
+    /// Operating system of its machine.
+    pub operating_system: String,
+    /// Kernel release of its machine.
+    pub kernel: String,
+    /// Processor architecture of its machine, as the engine names it.
+    pub architecture: String,
+    /// Cores of its machine.
+    pub cores: u64,
+    /// Memory of its machine in bytes.
+    pub memory_bytes: u64,
+    /// How it stores images.
+    pub storage_driver: String,
+    /// What the storage driver is built on, where known.
+    pub backing_filesystem: String,
+    /// How it drives control groups.
+    pub cgroup_driver: String,
+    /// Version of control groups, `1` or `2`.
+    pub cgroup_version: String,
+    /// Security features it reports.
+    pub security_options: Vec<String>,
+    /// Runtimes registered.
+    pub runtimes: Vec<String>,
+    /// Where its data is, on its machine.
+    pub data_root: String,
+    /// Whether its disk is this process's disk, proved by reading a file through it.
+    pub shares_disk: bool,
+    /// Warnings the engine itself gives.
+    pub warnings: Vec<String>,
+}
+
+/// An image that is ready to run on the engine that prepared it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedImage {
+    /// The reference it was asked for by.
+    pub reference: String,
+    /// What to run: an engine's own identifier.
+    pub runnable: String,
+    /// Digest of the image as the author knows it.
+    pub digest: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Environment set by the image, `PATH` above all.
+    pub env: BTreeMap<String, String>,
+}
+
+/// What kind of object was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectKind {
+    /// A container, running or not.
+    Container,
+    /// A volume.
+    Volume,
+    /// A network.
+    Network,
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Container => "container",
+            Self::Volume => "volume",
+            Self::Network => "network",
+        })
+    }
+}
+
+/// An object on the engine that carries our owner label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FoundObject {
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Its name on the engine.
+    pub name: String,
+    /// Its labels, as they stand there.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is a running container.
+    pub running: bool,
+}
+
+impl FoundObject {
+    /// The value of a label.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
+
+    /// A label that is a time, when it is there and well-formed.
+    #[must_use]
+    pub fn time(&self, key: &str) -> Option<Timestamp> {
+        self.label(key)?.parse().ok()
+    }
+}
+
+/// A place where sandboxes can exist.
+#[async_trait]
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// What it is; fails when it cannot be used now. Never starts anything.
+    async fn describe(&self) -> Result<EngineDescription, EngineError>;
+
+    /// Makes `reference` runnable here. Safe to repeat and to run twice at once.
+    async fn prepare_image(&self, reference: &str) -> Result<PreparedImage, EngineError>;
+
+    /// Makes workspace, artifacts folder and specification of an attempt, or finds them made.
+    async fn create_workspace(
+        &self,
+        spec: &WorkspaceSpec,
+        image: &PreparedImage,
+    ) -> Result<(), EngineError>;
+
+    /// Makes a sandbox that is ready for commands and claims it with `secret`.
+    async fn create(
+        &self,
+        spec: &SandboxSpec,
+        image: &PreparedImage,
+        secret: &Secret,
+    ) -> Result<Arc<dyn Sandbox>, EngineError>;
+
+    /// Connects to a sandbox that exists, proving knowledge of its secret.
+    async fn open(&self, id: &SandboxId, secret: &Secret) -> Result<Arc<dyn Sandbox>, EngineError>;
+
+    /// Removes a sandbox with everything in it; success when it is gone already.
+    async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError>;
+
+    /// Removes a workspace with artifacts and specification; success when gone already.
+    async fn destroy_workspace(&self, id: &SandboxId) -> Result<(), EngineError>;
+
+    /// Everything that carries an owner label: of one owner, or of all.
+    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError>;
+
+    /// Removes one found object; success when it is gone already.
+    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError>;
+
+    /// Management of base images, where the engine has it.
+    fn images(&self) -> Option<&dyn ImageStore>;
+}

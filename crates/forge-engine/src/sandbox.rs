@@ -1,0 +1,95 @@
+//! The sandbox: a handle to one place where commands run.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use forge_core::exec::OutputStream;
+use forge_core::{Attestation, ExecRequest, ExitReport, ResourceUsage, SandboxId};
+use forge_wire::message::{TransferLimits, TransferSummary};
+use tokio::io::AsyncRead;
+
+use crate::channel::{Download, OutputReceiver, Remote};
+use crate::error::EngineError;
+
+/// A piece of a command's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputChunk {
+    /// Which stream.
+    pub stream: OutputStream,
+    /// Bytes of both streams that came before.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// A command that runs in a sandbox. Dropping it leaves the command running.
+pub struct RunningExec {
+    /// Its output, in the order it was read; must be drained for the command to go on.
+    pub output: OutputReceiver,
+    /// Standard input and signals.
+    pub remote: Remote,
+    /// Resolves when the command has ended and all output was sent.
+    pub exit: ExitFuture,
+}
+
+/// Resolves to the exit report; "lost contact" is an error, never a code.
+pub type ExitFuture = futures::future::BoxFuture<'static, Result<ExitReport, EngineError>>;
+
+impl fmt::Debug for dyn Sandbox {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Sandbox({})", self.id())
+    }
+}
+
+/// What an engine says about a sandbox from the outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// It runs.
+    Running,
+    /// Its PID 1 ended.
+    Ended {
+        /// With this code.
+        code: i64,
+        /// Whether the engine saw an out-of-memory kill.
+        out_of_memory: bool,
+    },
+    /// It does not exist.
+    Gone,
+}
+
+/// A handle to one sandbox. Dropping it does nothing to the sandbox.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// Its id.
+    fn id(&self) -> &SandboxId;
+
+    /// What its PID 1 saw at start.
+    fn attestation(&self) -> &Attestation;
+
+    /// Starts a command.
+    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError>;
+
+    /// Unpacks a tar stream into an existing folder.
+    async fn put(
+        &self,
+        directory: &str,
+        tar: &mut (dyn AsyncRead + Send + Unpin),
+        limits: TransferLimits,
+    ) -> Result<TransferSummary, EngineError>;
+
+    /// Packs a path as a tar stream.
+    async fn get(&self, path: &str, limits: TransferLimits) -> Result<Download, EngineError>;
+
+    /// Removes a path below the workspace; success when it is not there.
+    async fn remove(&self, path: &str) -> Result<(), EngineError>;
+
+    /// Ends every process but PID 1; returns how many could not be ended.
+    async fn kill_all(&self) -> Result<u32, EngineError>;
+
+    /// Counters so far.
+    async fn usage(&self) -> Result<ResourceUsage, EngineError>;
+
+    /// What the engine sees from outside.
+    async fn condition(&self) -> Result<Condition, EngineError>;
+}
