@@ -16,6 +16,7 @@ pub mod phase;
 pub mod sandbox;
 pub mod task;
 pub mod usage;
+pub mod verdict;
 
 pub use attestation::Attestation;
 pub use cleanup::CleanupPolicy;
@@ -31,3 +32,4 @@ pub use phase::PhaseName;
 pub use sandbox::{SandboxSpec, SpecificationFile, UserId, WorkspaceSpec};
 pub use task::{CommandLine, ImageChoice, Language, Task};
 pub use usage::ResourceUsage;
+pub use verdict::Verdict;

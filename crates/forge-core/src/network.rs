@@ -34,6 +34,14 @@ pub enum NetworkLevel {
 }
 
 impl NetworkLevel {
+    /// All levels, weakest reach first.
+    pub const ALL: [Self; 4] = [
+        Self::Isolated,
+        Self::PackageOnly,
+        Self::LimitedWeb,
+        Self::FullWeb,
+    ];
+
     /// The name used in files.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

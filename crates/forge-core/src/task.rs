@@ -38,6 +38,33 @@ pub enum Language {
 }
 
 impl Language {
+    /// All languages.
+    pub const ALL: [Self; 8] = [
+        Self::Python,
+        Self::Javascript,
+        Self::Rust,
+        Self::Go,
+        Self::C,
+        Self::Cpp,
+        Self::Shell,
+        Self::Multi,
+    ];
+
+    /// The name used in files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Javascript => "javascript",
+            Self::Rust => "rust",
+            Self::Go => "go",
+            Self::C => "c",
+            Self::Cpp => "cpp",
+            Self::Shell => "shell",
+            Self::Multi => "multi",
+        }
+    }
+
     /// The base image of this language.
     #[must_use]
     pub const fn base_image(self) -> &'static str {
@@ -110,6 +137,20 @@ pub enum VerifyContainer {
     Fresh,
     /// The one of setup and solve, after every process of it was ended.
     Same,
+}
+
+impl VerifyContainer {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Fresh, Self::Same];
+
+    /// The name used in files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Same => "same",
+        }
+    }
 }
 
 /// Network levels of the phases.

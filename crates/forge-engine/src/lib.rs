@@ -2,6 +2,7 @@
 //!
 //! * [`engine`] and [`sandbox`]: the two traits every engine implements, in plain core types.
 //! * [`channel`]: the client end of the connection to `forge-init`, the same for every engine.
+//! * [`diagnosis`]: what can be said about an engine before anything runs.
 //! * [`images`]: what an engine that can hold base images offers besides.
 //! * [`fake`]: an engine without containers, for tests of decisions and faults.
 //!
@@ -9,6 +10,7 @@
 //! when it is repeated with the same id, and dropping a future means "stop waiting".
 
 pub mod channel;
+pub mod diagnosis;
 pub mod engine;
 pub mod error;
 pub mod fake;

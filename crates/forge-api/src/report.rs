@@ -1,0 +1,259 @@
+//! `report.json`: what a run did and found.
+
+use forge_core::life_cycle::StateName;
+use forge_core::{
+    Attestation, Cause, Deadline, Difficulty, Ending, PhaseName, Reason, ResourceUsage, Verdict,
+};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Version of this document; grows when a field changes its meaning or goes.
+pub const REPORT_VERSION: u32 = 1;
+
+/// The whole report of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Version of this document, [`REPORT_VERSION`].
+    pub version: u32,
+    /// The run.
+    pub run: RunReport,
+    /// The engine it ran on.
+    pub engine: EngineReport,
+    /// How many attempts ended in which way.
+    pub totals: Totals,
+    /// One entry for each attempt of a task, in the order of task ids.
+    pub tasks: Vec<TaskReport>,
+    /// One entry for each task, when the run was a validation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validation: Vec<ValidationReport>,
+}
+
+/// The run itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunReport {
+    /// Its id.
+    pub id: String,
+    /// `run` or `validate`.
+    pub kind: String,
+    /// The agent, `nop`, `oracle` or `command`; for a validation both that it uses.
+    pub agent: String,
+    /// When it began.
+    #[schemars(with = "String")]
+    pub started_at: Timestamp,
+    /// When it ended.
+    #[schemars(with = "String")]
+    pub ended_at: Timestamp,
+    /// Version of swe-forge.
+    pub swe_forge: String,
+}
+
+/// The engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EngineReport {
+    /// Kind of engine.
+    pub kind: String,
+    /// Its version.
+    pub version: String,
+    /// Version of its interface.
+    pub api_version: String,
+    /// Kernel of its machine.
+    pub kernel: String,
+    /// Cores of its machine.
+    pub cores: u64,
+    /// Memory of its machine in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Counts of attempts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Totals {
+    /// All.
+    pub attempts: u64,
+    /// Verification passed.
+    pub completed: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Passed a deadline.
+    pub timeout: u64,
+    /// Failed through no fault of the task; part of `failed`.
+    pub infrastructure: u64,
+    /// Cancelled; part of `failed`.
+    pub cancelled: u64,
+}
+
+/// One attempt of one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskReport {
+    /// The task.
+    pub task_id: String,
+    /// Name of this attempt, for `show`, `logs` and `artifacts`.
+    pub id: String,
+    /// Which try, from 1.
+    pub attempt: u32,
+    /// The agent of this attempt.
+    pub agent: String,
+    /// The task's title.
+    pub title: String,
+    /// Its difficulty.
+    pub difficulty: Difficulty,
+    /// The state it ended in: `COMPLETED`, `FAILED` or `TIMEOUT`.
+    pub state: StateName,
+    /// Why it did not complete.
+    pub reason: Option<Reason>,
+    /// Whose doing that was.
+    pub cause: Option<Cause>,
+    /// Which deadline passed.
+    pub deadline: Option<Deadline>,
+    /// What happened, for a person.
+    pub message: String,
+    /// When it left the queue.
+    #[schemars(with = "String")]
+    pub started_at: Timestamp,
+    /// When its state became final.
+    #[schemars(with = "String")]
+    pub ended_at: Timestamp,
+    /// When everything made for it was removed; absent when something was kept or is left.
+    #[schemars(with = "Option<String>")]
+    pub cleanup_ended_at: Option<Timestamp>,
+    /// The image.
+    pub image: ImageReport,
+    /// The limits it ran under.
+    pub limits: LimitsReport,
+    /// The phases that ran, in order.
+    pub phases: Vec<PhaseReport>,
+    /// What it used, over all its containers.
+    pub resources: ResourceUsage,
+    /// How the workspace's size was held: `watchdog`.
+    pub disk_quota: String,
+    /// What the first sandbox's PID 1 saw at start.
+    pub attestation: Option<Attestation>,
+    /// What was kept.
+    pub artifacts: Vec<ArtifactReport>,
+    /// Remarks: a clamped quota, skipped artifacts, leftovers.
+    pub notes: Vec<String>,
+}
+
+/// The image of an attempt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageReport {
+    /// As the task names it.
+    pub reference: String,
+    /// As it was found; absent when it was not.
+    pub digest: Option<String>,
+}
+
+/// The limits of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsReport {
+    /// Memory in bytes, no swap.
+    pub memory_bytes: u64,
+    /// CPU in thousandths of a core.
+    pub cpu_millis: u64,
+    /// Workspace in bytes.
+    pub disk_bytes: u64,
+    /// Processes and threads.
+    pub processes: u64,
+    /// Setup and solve together, in seconds.
+    pub timeout_seconds: u64,
+    /// Verification, in seconds.
+    pub verify_timeout_seconds: u64,
+}
+
+/// How a phase's command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Exit {
+    /// By itself.
+    Exited {
+        /// With this code.
+        code: i32,
+    },
+    /// By a signal that swe-forge did not send.
+    Signalled {
+        /// This one.
+        signal: i32,
+    },
+    /// Its deadline passed.
+    DeadlineExceeded,
+    /// It wrote too much output.
+    OutputLimit,
+    /// The workspace grew too large.
+    DiskFull,
+    /// It could not be started.
+    NotStarted {
+        /// The kernel's error number.
+        errno: i32,
+    },
+    /// It was ended on request.
+    Killed,
+    /// Contact with it was lost; how it ended is not known.
+    Lost,
+}
+
+impl From<&Ending> for Exit {
+    fn from(ending: &Ending) -> Self {
+        match *ending {
+            Ending::Exited(code) => Self::Exited { code },
+            Ending::Signalled(signal) => Self::Signalled { signal },
+            Ending::DeadlineExceeded => Self::DeadlineExceeded,
+            Ending::OutputLimit => Self::OutputLimit,
+            Ending::DiskFull => Self::DiskFull,
+            Ending::NotStarted { errno } => Self::NotStarted { errno },
+            Ending::Killed => Self::Killed,
+        }
+    }
+}
+
+/// One phase of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseReport {
+    /// Which.
+    pub name: PhaseName,
+    /// How its command ended.
+    pub exit: Exit,
+    /// How long it ran, in milliseconds.
+    pub duration_ms: u64,
+    /// File with its output, both streams in the order they were read, relative to the report.
+    pub output: String,
+    /// Bytes in that file.
+    pub output_bytes: u64,
+    /// Whether output was cut.
+    pub truncated: bool,
+}
+
+/// A file or folder that was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactReport {
+    /// Path below the workspace; bytes that are not UTF-8 are shown escaped.
+    pub path: String,
+    /// Where it is, relative to the report.
+    pub file: String,
+    /// Bytes.
+    pub size_bytes: u64,
+}
+
+/// The validation of one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ValidationReport {
+    /// The task.
+    pub task_id: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why, for a person.
+    pub reason: String,
+    /// How each `nop` attempt ended.
+    pub nop: Vec<String>,
+    /// How each `oracle` attempt ended.
+    pub oracle: Vec<String>,
+}

@@ -1,0 +1,476 @@
+//! The way of one attempt: accepted, made, run, judged, cleaned up, reported.
+//!
+//! An [`Attempt`] owns the state of one attempt. Its steps return the outcome as an error the
+//! moment it is decided, so that every early end takes the same way through clean-up.
+
+mod make;
+mod phases;
+mod record;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use forge_api::report::{ArtifactReport, ImageReport, LimitsReport, PhaseReport, TaskReport};
+use forge_core::sandbox::{OUTPUT, WORKSPACE};
+use forge_core::{
+    Attestation, Failure, Limits, Outcome, Ownership, PhaseName, PhaseName as Phase, Reason,
+    ResourceUsage, SandboxId, State, Task, Transition, UserId,
+};
+use forge_engine::{EngineError, PreparedImage, Sandbox};
+use forge_plan::budget::Budget;
+use forge_store::ArtifactRecord;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cleanup;
+use crate::collect::{self, CollectError};
+use crate::context::{Context, Job};
+use crate::events::RunEvent;
+use crate::failure;
+use crate::layout::RunLayout;
+
+/// Objects that nobody removed may be removed by anyone after this long.
+const EXPIRY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Part of the id of the container of a fresh verification.
+const VERIFY: &str = "verify";
+
+/// One attempt while it is made.
+pub(crate) struct Attempt<'a> {
+    context: &'a Context,
+    job: &'a Job,
+    user: UserId,
+    limits: Limits,
+    budget: Budget,
+    ownership: Ownership,
+    state: State,
+    image: Option<PreparedImage>,
+    /// Ids announced to the engine, whether or not they came to be.
+    sandboxes: Vec<SandboxId>,
+    workspace: Option<SandboxId>,
+    current: Option<Arc<dyn Sandbox>>,
+    /// What sandboxes used that are done with.
+    usage: ResourceUsage,
+    attestation: Option<Attestation>,
+    phases: Vec<PhaseReport>,
+    artifacts: Vec<ArtifactReport>,
+    notes: Vec<String>,
+    started_at: Timestamp,
+}
+
+/// Makes the attempt of `job` in concurrent slot `slot`, from acceptance to clean-up.
+pub(crate) async fn run(context: &Context, job: &Job, slot: u16) -> TaskReport {
+    let now = Timestamp::now();
+    let mut attempt = Attempt::new(context, job, slot, now);
+    context.events.send(RunEvent::Started {
+        id: job.id.clone(),
+        task: job.task.id.clone(),
+        agent: job.agent.name(),
+    });
+    let outcome = attempt.work().await.err().unwrap_or(Outcome::Completed);
+    let (outcome, ended_at) = attempt.end(outcome).await;
+    let cleanup_ended_at = attempt.clean_up(&outcome).await;
+    let report = attempt.report(&outcome, ended_at, cleanup_ended_at);
+    context.events.send(RunEvent::Ended {
+        id: job.id.clone(),
+        report: Box::new(report.clone()),
+    });
+    report
+}
+
+/// The report of a job that never started because the run was cancelled.
+pub(crate) async fn cancelled(context: &Context, job: &Job) -> TaskReport {
+    without_work(context, job, State::Pending, cancellation()).await
+}
+
+/// The report of a job whose task panicked. What it made carries its labels and is removed here.
+pub(crate) async fn broken(context: &Context, job: &Job) -> TaskReport {
+    let message = "a fault of swe-forge itself ended the attempt; see the log";
+    let left = cleanup::remove_all(
+        &*context.engine,
+        &[job.id.clone(), job.id.with_part(VERIFY)],
+        Some(&job.id),
+    )
+    .await;
+    let outcome = Outcome::Failed(Failure::new(Reason::InternalError, message));
+    let state = context
+        .store
+        .attempt(&job.id)
+        .await
+        .map_or(State::Pending, |record| record.state);
+    let mut report = without_work(context, job, state, outcome).await;
+    report.notes.extend(left);
+    report
+}
+
+async fn without_work(context: &Context, job: &Job, state: State, outcome: Outcome) -> TaskReport {
+    let mut attempt = Attempt::new(context, job, 0, Timestamp::now());
+    attempt.state = state;
+    let (outcome, ended_at) = attempt.end(outcome).await;
+    let cleanup_ended_at = attempt.clean_up(&outcome).await;
+    let report = attempt.report(&outcome, ended_at, cleanup_ended_at);
+    context.events.send(RunEvent::Ended {
+        id: job.id.clone(),
+        report: Box::new(report.clone()),
+    });
+    report
+}
+
+fn cancellation() -> Outcome {
+    Outcome::Failed(Failure::new(Reason::Cancelled, "the run was cancelled"))
+}
+
+impl<'a> Attempt<'a> {
+    fn new(context: &'a Context, job: &'a Job, slot: u16, now: Timestamp) -> Self {
+        let task = &*job.task;
+        let (limits, clamped) = task.limits.clamped_to_cores(context.cores);
+        let mut notes = Vec::new();
+        if clamped {
+            notes.push(format!(
+                "the CPU quota was clamped to the {} cores of the engine's machine",
+                context.cores
+            ));
+        }
+        let expires_at = now.checked_add(EXPIRY).unwrap_or(Timestamp::MAX);
+        Self {
+            context,
+            job,
+            user: task
+                .user
+                .unwrap_or(UserId::for_slot(context.first_slot.wrapping_add(slot))),
+            limits,
+            budget: Budget::new(&limits),
+            ownership: Ownership {
+                owner: context.owner.clone(),
+                run: context.run,
+                task: task.id.clone(),
+                attempt: forge_core::Attempt(1),
+                difficulty: task.difficulty,
+                created_at: now,
+                expires_at,
+                holder: context.holder.clone(),
+            },
+            state: State::Pending,
+            image: None,
+            sandboxes: Vec::new(),
+            workspace: None,
+            current: None,
+            usage: ResourceUsage::default(),
+            attestation: None,
+            phases: Vec::new(),
+            artifacts: Vec::new(),
+            notes,
+            started_at: now,
+        }
+    }
+
+    fn task(&self) -> &'a Task {
+        &self.job.task
+    }
+
+    /// Everything up to the outcome. Cancellation is looked at between the steps and during the
+    /// phases, never while the engine makes something: what is half made could not be removed.
+    async fn work(&mut self) -> Result<(), Outcome> {
+        self.refuse_what_cannot_be_done()?;
+        self.advance(Transition::Create).await?;
+        self.check_cancelled()?;
+        let image = self.prepare_image().await?;
+        self.check_cancelled()?;
+        self.make_workspace(&image).await?;
+        let sandbox = self.make_sandbox(&image, None).await?;
+        self.upload_sources(&*sandbox).await?;
+        self.advance(Transition::Run).await?;
+        self.setup(&*sandbox, &image).await?;
+        self.solve(&*sandbox, &image).await?;
+        let sandbox = self.change_to_verification(sandbox, &image).await?;
+        self.verify(&*sandbox, &image).await
+    }
+
+    fn check_cancelled(&self) -> Result<(), Outcome> {
+        if self.context.cancellation.is_cancelled() {
+            Err(cancellation())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Network levels that cannot be enforced and agents that lack what they need end the attempt
+    /// before anything is made.
+    fn refuse_what_cannot_be_done(&self) -> Result<(), Outcome> {
+        let task = self.task();
+        let phases = [
+            task.setup.is_some().then_some(Phase::Setup),
+            Some(Phase::Solve),
+            Some(Phase::Verify),
+        ];
+        for phase in phases.into_iter().flatten() {
+            let level = task.network.level(phase);
+            if level != forge_core::NetworkLevel::Isolated {
+                let message = format!(
+                    "the task asks for network level '{level}' in {phase}; this installation can \
+                     enforce 'isolated' only and never runs a task with another level than it asks for"
+                );
+                let failure = Failure::new(Reason::NetworkPolicyUnavailable, message);
+                return Err(Outcome::Failed(failure));
+            }
+        }
+        self.job
+            .agent
+            .command(task)
+            .map(|_| ())
+            .map_err(Outcome::Failed)
+    }
+
+    /// Takes a transition, in the record first. A record that cannot be written ends the attempt.
+    async fn advance(&mut self, transition: Transition) -> Result<(), Outcome> {
+        let internal =
+            |message: String| Outcome::Failed(Failure::new(Reason::InternalError, message));
+        let next = self
+            .state
+            .advance(transition)
+            .map_err(|error| internal(error.to_string()))?;
+        let recorded = self
+            .context
+            .store
+            .transition(&self.job.id, &self.state, &next, Timestamp::now())
+            .await;
+        self.state = next;
+        self.context.events.send(RunEvent::State {
+            id: self.job.id.clone(),
+            state: self.state.name(),
+        });
+        recorded.map_err(|error| internal(failure::chain(&error)))
+    }
+
+    /// Fixes the outcome: artifacts and counters are collected, the final state is recorded.
+    async fn end(&mut self, mut outcome: Outcome) -> (Outcome, Timestamp) {
+        if outcome.reason() != Some(Reason::Cancelled) && self.current.is_some() {
+            self.collect_artifacts().await;
+        }
+        self.retire_current().await;
+        let transition = match &outcome {
+            Outcome::Completed => Transition::Complete,
+            Outcome::Failed(failure) => Transition::Fail(failure.clone()),
+            Outcome::Timeout(deadline) => Transition::TimeOut(*deadline),
+        };
+        let ended_at = Timestamp::now();
+        if let Err(broken) = self.advance(transition).await {
+            self.notes
+                .push(format!("the record is incomplete: {}", broken.message()));
+            if outcome == Outcome::Completed {
+                outcome = broken;
+            }
+        }
+        self.record_results().await;
+        (outcome, ended_at)
+    }
+
+    /// Reads the counters of the current sandbox for the last time.
+    async fn retire_current(&mut self) {
+        let Some(sandbox) = self.current.take() else {
+            return;
+        };
+        match sandbox.usage().await {
+            Ok(usage) => self.usage = self.usage.followed_by(usage),
+            Err(error) => self.notes.push(format!(
+                "the counters of {} could not be read: {}",
+                sandbox.id(),
+                failure::chain(&error)
+            )),
+        }
+    }
+
+    async fn collect_artifacts(&mut self) {
+        let Some(sandbox) = self.current.clone() else {
+            return;
+        };
+        if !self.task().cleanup.preserve_artifacts {
+            return;
+        }
+        self.collect_path(&*sandbox, OUTPUT, Path::new("output"))
+            .await;
+        for path in &self.task().artifacts {
+            let source = format!("{WORKSPACE}/{path}");
+            self.collect_path(&*sandbox, &source, Path::new(path)).await;
+        }
+    }
+
+    async fn collect_path(&mut self, sandbox: &dyn Sandbox, source: &str, name: &Path) {
+        let artifacts = self.context.layout.artifacts(&self.job.id);
+        let collected = match collect::collect(sandbox, source, &artifacts.join(name)).await {
+            Ok(collected) => collected,
+            Err(CollectError::Sandbox(error)) if is_missing(&error) => {
+                if source != OUTPUT {
+                    self.notes
+                        .push(format!("there is no artifact {}", name.display()));
+                }
+                return;
+            }
+            Err(error) => {
+                let what = collect::show(name);
+                self.notes.push(format!(
+                    "artifact {what} was not collected whole: {}",
+                    failure::chain(&error)
+                ));
+                return;
+            }
+        };
+        let attempt = RunLayout::attempt_relative(&self.job.id);
+        let mut records = Vec::with_capacity(collected.kept.len());
+        for kept in collected.kept {
+            let path = name.join(&kept.path);
+            let file = attempt.join("artifacts").join(&path);
+            self.artifacts.push(ArtifactReport {
+                path: collect::show(&path),
+                file: collect::show(&file),
+                size_bytes: kept.size_bytes,
+            });
+            records.push(ArtifactRecord {
+                relative_path: path,
+                size_bytes: kept.size_bytes,
+                kind: "file".to_owned(),
+                stored_path: kept.stored,
+            });
+        }
+        self.notes.extend(collected.notes);
+        if let Err(error) = self
+            .context
+            .store
+            .add_artifacts(&self.job.id, &records)
+            .await
+        {
+            self.notes.push(format!(
+                "the record is incomplete: {}",
+                failure::chain(&error)
+            ));
+        }
+    }
+
+    /// Removes what was made, unless it shall be kept; returns when everything was gone.
+    async fn clean_up(&mut self, outcome: &Outcome) -> Option<Timestamp> {
+        let keep = self.context.keep || !cleanup::wanted(&self.task().cleanup, outcome);
+        if keep {
+            if !self.sandboxes.is_empty() {
+                self.notes.push(
+                    "containers and volumes were kept; `swe-forge gc` removes them".to_owned(),
+                );
+            }
+            return None;
+        }
+        if !self.task().cleanup.preserve_logs {
+            self.remove_logs().await;
+        }
+        // A transition that fails leaves a note above already; the removal goes on regardless.
+        if let Err(broken) = self.advance(Transition::CleanUp).await {
+            self.notes
+                .push(format!("the record is incomplete: {}", broken.message()));
+        }
+        let left = cleanup::remove_all(
+            &*self.context.engine,
+            &self.sandboxes,
+            self.workspace.as_ref(),
+        )
+        .await;
+        if !left.is_empty() {
+            self.notes.extend(left);
+            return None;
+        }
+        let now = Timestamp::now();
+        self.record_removed(now).await;
+        Some(now)
+    }
+
+    async fn remove_logs(&mut self) {
+        for phase in &mut self.phases {
+            let log = self.context.layout.log(&self.job.id, phase.name);
+            match tokio::fs::remove_file(&log).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    self.notes
+                        .push(format!("{} was not removed: {error}", log.display()));
+                }
+            }
+        }
+    }
+
+    fn report(
+        self,
+        outcome: &Outcome,
+        ended_at: Timestamp,
+        cleanup_ended_at: Option<Timestamp>,
+    ) -> TaskReport {
+        let task = self.task();
+        TaskReport {
+            task_id: task.id.to_string(),
+            id: self.job.id.to_string(),
+            attempt: self.job.repetition,
+            agent: self.job.agent.name().to_owned(),
+            title: task.title.clone(),
+            difficulty: task.difficulty,
+            state: match outcome {
+                Outcome::Completed => forge_core::life_cycle::StateName::Completed,
+                Outcome::Failed(_) => forge_core::life_cycle::StateName::Failed,
+                Outcome::Timeout(_) => forge_core::life_cycle::StateName::Timeout,
+            },
+            reason: outcome.reason(),
+            cause: outcome.cause(),
+            deadline: match outcome {
+                Outcome::Timeout(deadline) => Some(*deadline),
+                _ => None,
+            },
+            message: outcome.message(),
+            started_at: self.started_at,
+            ended_at,
+            cleanup_ended_at,
+            image: ImageReport {
+                reference: task.image.reference().to_owned(),
+                digest: self.image.map(|image| image.digest),
+            },
+            limits: limits_report(&self.limits),
+            phases: self.phases,
+            resources: self.usage,
+            disk_quota: "watchdog".to_owned(),
+            attestation: self.attestation,
+            artifacts: self.artifacts,
+            notes: self.notes,
+        }
+    }
+}
+
+fn is_missing(error: &EngineError) -> bool {
+    error.kind == forge_engine::EngineErrorKind::NotFound
+}
+
+const fn limits_report(limits: &Limits) -> LimitsReport {
+    LimitsReport {
+        memory_bytes: limits.memory_bytes,
+        cpu_millis: limits.cpu_millis,
+        disk_bytes: limits.disk_bytes,
+        processes: limits.processes,
+        timeout_seconds: limits.timeout.as_secs(),
+        verify_timeout_seconds: limits.verify_timeout.as_secs(),
+    }
+}
+
+/// The environment of every command of `task` in `image`: the image's own, ours, the task's.
+fn environment(task: &Task, image: &PreparedImage) -> Vec<(String, String)> {
+    let mut env = image.env.clone();
+    let ours = [
+        ("TASK_ID", task.id.as_str()),
+        ("DATAFORGE_MODE", "execution"),
+        ("PYTHONDONTWRITEBYTECODE", "1"),
+        // The user has no entry in the image's user data base and may write to /tmp only.
+        ("HOME", "/tmp"),
+    ];
+    env.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    env.extend(task.env.clone());
+    env.into_iter().collect()
+}
+
+/// The log of `phase`, relative to the report.
+fn log_name(id: &SandboxId, phase: PhaseName) -> String {
+    RunLayout::attempt_relative(id)
+        .join(format!("{phase}.log"))
+        .display()
+        .to_string()
+}

@@ -1,0 +1,195 @@
+//! Setup, solve, the change to verification, verify.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forge_api::report::{Exit, PhaseReport};
+use forge_core::sandbox::SOLUTION;
+use forge_core::task::VerifyContainer;
+use forge_core::{CommandLine, Deadline, ExitReport, Failure, Outcome, PhaseName, Reason};
+use forge_engine::{EngineError, PreparedImage, Sandbox};
+use forge_plan::judge::judge;
+
+use super::Attempt;
+use crate::agent::Agent;
+use crate::events::RunEvent;
+use crate::failure;
+use crate::phase::{self, PhaseCommand, PhaseEnd};
+
+impl Attempt<'_> {
+    pub(super) async fn setup(
+        &mut self,
+        sandbox: &dyn Sandbox,
+        image: &PreparedImage,
+    ) -> Result<(), Outcome> {
+        match &self.task().setup {
+            Some(command) => self.phase(PhaseName::Setup, command, sandbox, image).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn solve(
+        &mut self,
+        sandbox: &dyn Sandbox,
+        image: &PreparedImage,
+    ) -> Result<(), Outcome> {
+        let command = self
+            .job
+            .agent
+            .command(self.task())
+            .map_err(Outcome::Failed)?;
+        let Some(command) = command else {
+            return Ok(());
+        };
+        if self.job.agent == Agent::Oracle {
+            self.upload_solution(sandbox).await?;
+        }
+        self.phase(PhaseName::Solve, &command, sandbox, image)
+            .await?;
+        if self.job.agent == Agent::Oracle {
+            // Verification must not find the reference solution lying about.
+            self.kill(sandbox).await?;
+            let removed = sandbox.remove(SOLUTION).await;
+            removed.map_err(|error| Outcome::Failed(failure::from_engine(&error)))?;
+        }
+        Ok(())
+    }
+
+    /// Ends every process of the solve phase, sees it dead, and gives the sandbox for verify.
+    pub(super) async fn change_to_verification(
+        &mut self,
+        sandbox: Arc<dyn Sandbox>,
+        image: &PreparedImage,
+    ) -> Result<Arc<dyn Sandbox>, Outcome> {
+        self.kill(&*sandbox).await?;
+        self.check_cancelled()?;
+        match self.task().verify_container {
+            VerifyContainer::Same => Ok(sandbox),
+            VerifyContainer::Fresh => {
+                self.retire_current().await;
+                self.make_sandbox(image, Some(super::VERIFY)).await
+            }
+        }
+    }
+
+    pub(super) async fn verify(
+        &mut self,
+        sandbox: &dyn Sandbox,
+        image: &PreparedImage,
+    ) -> Result<(), Outcome> {
+        self.replace_tests(sandbox).await?;
+        let command = &self.task().verify;
+        self.phase(PhaseName::Verify, command, sandbox, image).await
+    }
+
+    async fn kill(&self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
+        match sandbox.kill_all().await {
+            Ok(0) => Ok(()),
+            Ok(survivors) => {
+                let message =
+                    format!("{survivors} process(es) of the solve phase could not be ended");
+                Err(Outcome::Failed(Failure::new(Reason::KillFailed, message)))
+            }
+            Err(error) => Err(self.lost(sandbox, &error).await),
+        }
+    }
+
+    /// Runs one phase to its end and judges it.
+    async fn phase(
+        &mut self,
+        name: PhaseName,
+        command: &CommandLine,
+        sandbox: &dyn Sandbox,
+        image: &PreparedImage,
+    ) -> Result<(), Outcome> {
+        self.check_cancelled()?;
+        let id = self.job.id.clone();
+        self.context.events.send(RunEvent::Phase {
+            id: id.clone(),
+            phase: name,
+        });
+        self.record_phase_begin(name).await;
+        let log = self.context.layout.log(&id, name);
+        let command = PhaseCommand {
+            command,
+            env: super::environment(self.task(), image),
+            timeout: self.budget.left(name),
+            limits: &self.limits,
+            log: &log,
+        };
+        let began = Instant::now();
+        let end = phase::run(sandbox, command, &self.context.cancellation).await?;
+        let elapsed = began.elapsed();
+        self.budget = self.budget.after(name, elapsed);
+        match end {
+            PhaseEnd::Reported(report) => {
+                self.keep_phase(name, Exit::from(&report.ending), report.duration, &report)
+                    .await;
+                judge(name, &report).map_or(Ok(()), Err)
+            }
+            PhaseEnd::Cancelled => {
+                self.keep_phase(name, Exit::Killed, elapsed, &unknown())
+                    .await;
+                Err(super::cancellation())
+            }
+            PhaseEnd::Stuck => {
+                self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
+                Err(Outcome::Failed(failure::from_engine(&phase::stuck(
+                    sandbox,
+                ))))
+            }
+            PhaseEnd::Lost(error) => {
+                self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
+                Err(self.lost(sandbox, &error).await)
+            }
+        }
+    }
+
+    /// The outcome when contact with the sandbox is lost: it may have reached the end of its life.
+    async fn lost(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
+        if !phase::is_contact_lost(error) {
+            return Outcome::Failed(failure::from_engine(error));
+        }
+        let age = jiff::Timestamp::now().duration_since(self.started_at);
+        let lifetime = self.task().cleanup.max_lifetime;
+        if age.unsigned_abs() >= lifetime {
+            return Outcome::Timeout(Deadline::Lifetime);
+        }
+        Outcome::Failed(phase::explain_loss(&*self.context.engine, sandbox, error).await)
+    }
+
+    async fn keep_phase(
+        &mut self,
+        name: PhaseName,
+        exit: Exit,
+        duration: Duration,
+        report: &ExitReport,
+    ) {
+        let log = self.context.layout.log(&self.job.id, name);
+        let output_bytes = tokio::fs::metadata(&log)
+            .await
+            .map_or(0, |metadata| metadata.len());
+        let kept = PhaseReport {
+            name,
+            exit,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            output: super::log_name(&self.job.id, name),
+            output_bytes,
+            truncated: report.truncated,
+        };
+        self.record_phase_end(&kept, &log).await;
+        self.phases.push(kept);
+    }
+}
+
+/// Stands in for the report of a command whose end was never learnt.
+fn unknown() -> ExitReport {
+    ExitReport {
+        ending: forge_core::Ending::Killed,
+        output_bytes: 0,
+        truncated: true,
+        oom_kills: 0,
+        pids_refused: 0,
+        duration: Duration::ZERO,
+    }
+}

@@ -1,0 +1,109 @@
+//! The attempt's entries in the record. A record that lags behind is noted, not fatal: what was
+//! promised before an engine call is handled where the call is made.
+
+use std::path::Path;
+use std::time::Duration;
+
+use forge_api::report::{Exit, PhaseReport};
+use forge_core::PhaseName;
+use forge_store::{ObjectKind, PhaseEnd, StoreError};
+use jiff::Timestamp;
+
+use super::Attempt;
+use crate::failure;
+
+impl Attempt<'_> {
+    pub(super) fn note_record(&mut self, recorded: Result<(), StoreError>) {
+        if let Err(error) = recorded {
+            self.notes.push(format!(
+                "the record is incomplete: {}",
+                failure::chain(&error)
+            ));
+        }
+    }
+
+    pub(super) async fn record_phase_begin(&mut self, phase: PhaseName) {
+        let now = Timestamp::now();
+        let recorded = self
+            .context
+            .store
+            .begin_phase(&self.job.id, phase, now)
+            .await;
+        self.note_record(recorded);
+    }
+
+    pub(super) async fn record_phase_end(&mut self, phase: &PhaseReport, log: &Path) {
+        let end = PhaseEnd {
+            at: Timestamp::now(),
+            exit_text: describe(&phase.exit),
+            exit_code: match phase.exit {
+                Exit::Exited { code } => Some(code),
+                _ => None,
+            },
+            duration: Duration::from_millis(phase.duration_ms),
+            output_bytes: phase.output_bytes,
+            truncated: phase.truncated,
+            log_path: Some(log.to_owned()),
+        };
+        let recorded = self
+            .context
+            .store
+            .end_phase(&self.job.id, phase.name, &end)
+            .await;
+        self.note_record(recorded);
+    }
+
+    pub(super) async fn record_results(&mut self) {
+        let store = &self.context.store;
+        let id = &self.job.id;
+        let usage = store.set_usage(id, &self.usage).await;
+        let attestation = match &self.attestation {
+            Some(attestation) => store.set_attestation(id, attestation).await,
+            None => Ok(()),
+        };
+        let report = store
+            .set_report_path(id, &self.context.layout.report())
+            .await;
+        for recorded in [usage, attestation, report] {
+            self.note_record(recorded);
+        }
+    }
+
+    pub(super) async fn record_removed(&mut self, at: Timestamp) {
+        let store = &self.context.store;
+        let mut recorded = Vec::new();
+        for id in &self.sandboxes {
+            recorded.push(
+                store
+                    .object_removed(ObjectKind::Container, id.as_str(), at)
+                    .await,
+            );
+        }
+        if let Some(id) = &self.workspace {
+            recorded.push(
+                store
+                    .object_removed(ObjectKind::Volume, id.as_str(), at)
+                    .await,
+            );
+        }
+        recorded.push(store.cleanup_ended(&self.job.id, at).await);
+        for result in recorded {
+            self.note_record(result);
+        }
+    }
+}
+
+/// How a phase ended, in a few words.
+#[must_use]
+pub(crate) fn describe(exit: &Exit) -> String {
+    match exit {
+        Exit::Exited { code } => format!("code {code}"),
+        Exit::Signalled { signal } => format!("signal {signal}"),
+        Exit::DeadlineExceeded => "deadline".to_owned(),
+        Exit::OutputLimit => "output limit".to_owned(),
+        Exit::DiskFull => "disk full".to_owned(),
+        Exit::NotStarted { errno } => format!("not started, error {errno}"),
+        Exit::Killed => "ended on request".to_owned(),
+        Exit::Lost => "contact lost".to_owned(),
+    }
+}

@@ -1,0 +1,159 @@
+//! Compares what a sandbox says about its confinement with what was asked for.
+
+use forge_core::{Attestation, Failure, Reason, SandboxSpec};
+
+/// Mount points that a sandbox may write to.
+const WRITABLE: [&str; 3] = ["/workspace", "/workspace/output", "/tmp"];
+/// Writable, but of no use to a task: the channel, which is locked, and shared memory.
+const TOLERATED: [&str; 2] = ["/.swe-forge/channel", "/dev/shm"];
+
+/// Checks an attestation against the specification it must fulfil.
+///
+/// # Errors
+/// `hardening_unavailable` or `network_policy_unavailable`, naming every difference.
+pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(), Failure> {
+    let mut network = Vec::new();
+    if attestation.interfaces.iter().any(|name| name != "lo") {
+        network.push(format!(
+            "network interfaces {}",
+            attestation.interfaces.join(", ")
+        ));
+    }
+    if attestation.routes > 0 {
+        network.push(format!("{} routes", attestation.routes));
+    }
+    if !network.is_empty() {
+        let message = format!("an isolated sandbox has {}", network.join(" and "));
+        return Err(Failure::new(Reason::NetworkPolicyUnavailable, message));
+    }
+    let mut missing = Vec::new();
+    if attestation.capabilities != 0 || attestation.bounding_capabilities != 0 {
+        missing.push(format!(
+            "capabilities {:#x}, bounding set {:#x}",
+            attestation.capabilities, attestation.bounding_capabilities
+        ));
+    }
+    if !attestation.no_new_privileges {
+        missing.push("no_new_privs is off".to_owned());
+    }
+    if attestation.seccomp_mode != 2 {
+        missing.push(format!("seccomp mode {}", attestation.seccomp_mode));
+    }
+    if (attestation.uid, attestation.gid) != (spec.user.uid(), spec.user.gid()) {
+        missing.push(format!("user {}:{}", attestation.uid, attestation.gid));
+    }
+    if !attestation.read_only_root {
+        missing.push("a writable root file system".to_owned());
+    }
+    let allowed = |mount: &&String| {
+        !WRITABLE.contains(&mount.as_str()) && !TOLERATED.contains(&mount.as_str())
+    };
+    missing.extend(
+        attestation
+            .writable_mounts
+            .iter()
+            .filter(allowed)
+            .map(|mount| format!("writable {mount}")),
+    );
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the sandbox is not as confined as asked: {}",
+        missing.join("; ")
+    );
+    Err(Failure::new(Reason::HardeningUnavailable, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forge_core::{
+        Attempt, Difficulty, NetworkLevel, OwnerId, Ownership, Role, RunId, SandboxId, TaskId,
+        UserId,
+    };
+    use jiff::Timestamp;
+
+    fn sandbox_spec() -> SandboxSpec {
+        let id = SandboxId::new("example").unwrap();
+        let limits = Difficulty::Easy.limits();
+        SandboxSpec {
+            id: id.clone(),
+            ownership: Ownership {
+                owner: OwnerId::new("owner").unwrap(),
+                run: RunId::from_uuid(uuid::Uuid::from_u128(1)),
+                task: TaskId::new("example").unwrap(),
+                attempt: Attempt(1),
+                difficulty: Difficulty::Easy,
+                created_at: Timestamp::UNIX_EPOCH,
+                expires_at: Timestamp::UNIX_EPOCH,
+                holder: String::new(),
+            },
+            role: Role::Task,
+            workspace: id,
+            limits,
+            network: NetworkLevel::Isolated,
+            user: UserId::for_slot(0),
+            env: std::collections::BTreeMap::new(),
+            max_lifetime: limits.timeout,
+        }
+    }
+
+    fn confined() -> Attestation {
+        Attestation {
+            capabilities: 0,
+            bounding_capabilities: 0,
+            no_new_privileges: true,
+            seccomp_mode: 2,
+            uid: 200_000,
+            gid: 200_000,
+            interfaces: vec!["lo".into()],
+            routes: 0,
+            writable_mounts: vec!["/workspace".into(), "/tmp".into()],
+            read_only_root: true,
+            vsock_refused: true,
+            kernel: "6".into(),
+        }
+    }
+
+    #[test]
+    fn every_difference_fails_the_task() {
+        assert_eq!(check(&sandbox_spec(), &confined()), Ok(()));
+        type Change = fn(&mut Attestation);
+        let cases: [(Change, Reason); 9] = [
+            (
+                |found| found.interfaces.push("eth0".into()),
+                Reason::NetworkPolicyUnavailable,
+            ),
+            (|found| found.routes = 1, Reason::NetworkPolicyUnavailable),
+            (|found| found.capabilities = 1, Reason::HardeningUnavailable),
+            (
+                |found| found.bounding_capabilities = 1,
+                Reason::HardeningUnavailable,
+            ),
+            (
+                |found| found.no_new_privileges = false,
+                Reason::HardeningUnavailable,
+            ),
+            (|found| found.seccomp_mode = 0, Reason::HardeningUnavailable),
+            (|found| found.uid = 0, Reason::HardeningUnavailable),
+            (
+                |found| found.read_only_root = false,
+                Reason::HardeningUnavailable,
+            ),
+            (
+                |found| found.writable_mounts.push("/etc".into()),
+                Reason::HardeningUnavailable,
+            ),
+        ];
+        for (change, reason) in cases {
+            let mut found = confined();
+            change(&mut found);
+            assert_eq!(
+                check(&sandbox_spec(), &found).unwrap_err().reason,
+                reason,
+                "{found:?}"
+            );
+        }
+    }
+}

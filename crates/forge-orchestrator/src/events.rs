@@ -1,0 +1,69 @@
+//! What a run tells whoever watches it.
+
+use forge_api::report::TaskReport;
+use forge_core::life_cycle::StateName;
+use forge_core::{PhaseName, SandboxId, TaskId};
+use tokio::sync::mpsc;
+
+/// Something happened in a run.
+#[derive(Debug, Clone)]
+pub enum RunEvent {
+    /// An attempt left the queue.
+    Started {
+        /// The attempt.
+        id: SandboxId,
+        /// Its task.
+        task: TaskId,
+        /// Its agent.
+        agent: &'static str,
+    },
+    /// An attempt changed its state.
+    State {
+        /// The attempt.
+        id: SandboxId,
+        /// Its state now.
+        state: StateName,
+    },
+    /// A phase began.
+    Phase {
+        /// The attempt.
+        id: SandboxId,
+        /// The phase.
+        phase: PhaseName,
+    },
+    /// An attempt ended, and what could be removed is removed.
+    Ended {
+        /// The attempt.
+        id: SandboxId,
+        /// Everything about it.
+        report: Box<TaskReport>,
+    },
+    /// Cancellation was asked for.
+    Cancelling,
+}
+
+/// Where events go; a watcher that left is no reason to stop.
+#[derive(Debug, Clone)]
+pub struct EventSink(Option<mpsc::UnboundedSender<RunEvent>>);
+
+impl EventSink {
+    /// A sink and its receiving end.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<RunEvent>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(Some(sender)), receiver)
+    }
+
+    /// A sink that forgets.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    pub(crate) fn send(&self, event: RunEvent) {
+        if let Some(sender) = &self.0 {
+            // A watcher that left misses the event, and that is its choice.
+            sender.send(event).ok();
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The name of an orchestrator process on labels, and whether a named process still runs.
+//!
+//! `<machine>:<boot>:<pid>:<start>`: machine and boot are shortened ids of the operating system,
+//! start is the process's start in clock ticks since boot, so that a reused process id is not
+//! taken for the holder.
+
+use std::fs;
+
+use forge_plan::reaper::Holder;
+
+const MACHINE_FILES: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+const BOOT_FILE: &str = "/proc/sys/kernel/random/boot_id";
+const ABSENT: &str = "unknown";
+
+/// The name of this process.
+#[must_use]
+pub fn this_process() -> String {
+    let pid = std::process::id();
+    format!(
+        "{}:{}:{pid}:{}",
+        machine(),
+        boot(),
+        start_ticks(pid).unwrap_or_default()
+    )
+}
+
+/// What became of the process that `name` names.
+#[must_use]
+pub fn look_up(name: &str) -> Holder {
+    let mut parts = name.split(':');
+    let (Some(their_machine), Some(their_boot), Some(pid), Some(start), None) = (
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+        parts.next(),
+    ) else {
+        return Holder::Unknown;
+    };
+    let (Ok(pid), Ok(start)) = (pid.parse::<u32>(), start.parse::<u64>()) else {
+        return Holder::Unknown;
+    };
+    if their_machine != machine() || their_machine == ABSENT || their_boot == ABSENT {
+        return Holder::Unknown;
+    }
+    if their_boot == boot() && start_ticks(pid) == Some(start) {
+        Holder::Alive
+    } else {
+        Holder::Dead
+    }
+}
+
+fn machine() -> String {
+    let id = MACHINE_FILES
+        .iter()
+        .find_map(|file| fs::read_to_string(file).ok());
+    let host = || fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    short(
+        id.filter(|id| !id.trim().is_empty())
+            .or_else(host)
+            .as_deref(),
+    )
+}
+
+fn boot() -> String {
+    short(fs::read_to_string(BOOT_FILE).ok().as_deref())
+}
+
+fn short(text: Option<&str>) -> String {
+    let kept: String = text
+        .unwrap_or("")
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(12)
+        .collect();
+    if kept.is_empty() {
+        ABSENT.to_owned()
+    } else {
+        kept
+    }
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the command name before it may hold spaces and brackets.
+fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_lives_and_its_double_does_not() {
+        let name = this_process();
+        assert_eq!(look_up(&name), Holder::Alive);
+        assert_eq!(look_up(&format!("{name}1")), Holder::Dead);
+    }
+
+    #[test]
+    fn a_process_of_another_machine_is_not_judged() {
+        let name = this_process();
+        let (_, rest) = name.split_once(':').unwrap();
+        assert_eq!(look_up(&format!("elsewhere:{rest}")), Holder::Unknown);
+        assert_eq!(look_up("nonsense"), Holder::Unknown);
+    }
+}

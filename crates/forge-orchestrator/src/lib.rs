@@ -1,0 +1,31 @@
+//! Drives runs: from tasks and an agent to verdicts, logs, artifacts and a report.
+//!
+//! * [`run`]: a whole run, from the queue to the report.
+//! * [`attempt`]: the way of one task through its life cycle.
+//! * [`phase`]: one phase: its command, its deadline, its log.
+//! * [`gc`]: what dead orchestrators left on an engine.
+//!
+//! The binary embeds this crate; it knows engines only by their trait.
+
+pub mod agent;
+mod archive;
+mod attempt;
+mod attestation;
+mod cleanup;
+pub mod collect;
+mod context;
+pub mod events;
+pub mod failure;
+pub mod gc;
+pub mod holder;
+pub mod junit;
+pub mod layout;
+mod phase;
+pub mod report;
+pub mod run;
+
+pub use agent::Agent;
+pub use context::Cancellation;
+pub use events::{EventSink, RunEvent};
+pub use layout::RunLayout;
+pub use run::{Orchestrator, RunError, RunOptions, RunSummary};

@@ -1,0 +1,388 @@
+//! A whole run: tasks and an agent in; verdicts, files and a report out.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use forge_api::report::{
+    EngineReport, REPORT_VERSION, Report, RunReport, TaskReport, ValidationReport,
+};
+use forge_core::life_cycle::StateName;
+use forge_core::{Attempt, Failure, Outcome, Reason, RunId, SandboxId, Task, Verdict};
+use forge_engine::task::{self, OwnedTask};
+use forge_engine::{Engine, EngineDescription, EngineError};
+use forge_plan::queue::{Action, Event, Job as JobNumber, Queue};
+use forge_plan::validation;
+use forge_store::{NewAttempt, NewRun, RunKind, Store, StoreError};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use jiff::Timestamp;
+
+use crate::agent::Agent;
+use crate::attempt;
+use crate::context::{Cancellation, Context, Job};
+use crate::events::{EventSink, RunEvent};
+use crate::holder;
+use crate::layout::RunLayout;
+use crate::report::{self, ReportError};
+
+/// What to do with the tasks.
+#[derive(Debug, Clone)]
+pub enum Purpose {
+    /// Give each to this agent.
+    Run(Agent),
+    /// Validate each with `nop` and `oracle`, this many times.
+    Validate {
+        /// How often each agent tries.
+        repeat: u32,
+    },
+}
+
+/// A run as it is asked for.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Its id, chosen by the caller.
+    pub run: RunId,
+    /// What to do.
+    pub purpose: Purpose,
+    /// Attempts under way at once.
+    pub concurrency: u16,
+    /// Folder below which the run's own folder is made.
+    pub out: PathBuf,
+    /// Keep containers and volumes for inspection.
+    pub keep: bool,
+    /// The command line, for the record.
+    pub arguments: Vec<String>,
+    /// Version of the program, for the report.
+    pub version: String,
+}
+
+/// A run that ended.
+#[derive(Debug)]
+pub struct RunSummary {
+    /// The report as it was written.
+    pub report: Report,
+    /// Where it was written.
+    pub layout: RunLayout,
+    /// Whether the run was cancelled.
+    pub cancelled: bool,
+}
+
+/// Why a run could not begin or could not be reported.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The engine cannot be used.
+    #[error("the engine cannot be used")]
+    Engine(#[source] EngineError),
+    /// The record cannot be written.
+    #[error("the run could not be recorded")]
+    Store(#[from] StoreError),
+    /// The report cannot be written.
+    #[error("the run's report could not be written")]
+    Report(#[from] ReportError),
+}
+
+/// Drives runs on one engine with one record.
+#[derive(Debug, Clone)]
+pub struct Orchestrator {
+    engine: Arc<dyn Engine>,
+    store: Store,
+}
+
+impl Orchestrator {
+    /// An orchestrator on `engine` that records in `store`.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, store: Store) -> Self {
+        Self { engine, store }
+    }
+
+    /// Carries a run through to its report.
+    ///
+    /// # Errors
+    /// [`RunError`]; what happens to single attempts is in the report instead.
+    pub async fn run(
+        &self,
+        tasks: &[Arc<Task>],
+        options: RunOptions,
+        events: EventSink,
+        cancellation: Cancellation,
+    ) -> Result<RunSummary, RunError> {
+        let started_at = Timestamp::now();
+        let engine = self.engine.describe().await.map_err(RunError::Engine)?;
+        let holder = holder::this_process();
+        let layout = RunLayout::new(&options.out, &options.run);
+        self.begin(&options, &engine, &holder, &layout, started_at)
+            .await?;
+        let jobs = jobs(tasks, &options);
+        for job in &jobs {
+            self.store
+                .add_attempt(&new_attempt(job, &options.run, started_at))
+                .await?;
+        }
+        let context = Arc::new(Context {
+            engine: Arc::clone(&self.engine),
+            store: self.store.clone(),
+            events,
+            cancellation: cancellation.clone(),
+            run: options.run,
+            owner: self.store.owner().clone(),
+            holder,
+            layout: layout.clone(),
+            cores: engine.cores,
+            keep: options.keep,
+            first_slot: first_slot(&options.run),
+        });
+        let attempts = attempts(&context, Arc::new(jobs), options.concurrency).await;
+        let report = assemble(&options, &engine, started_at, attempts);
+        report::write(&report, &layout)?;
+        let cancelled = cancellation.is_cancelled();
+        self.store
+            .end_run(&options.run, None, report.run.ended_at)
+            .await?;
+        Ok(RunSummary {
+            report,
+            layout,
+            cancelled,
+        })
+    }
+
+    async fn begin(
+        &self,
+        options: &RunOptions,
+        engine: &EngineDescription,
+        holder: &str,
+        layout: &RunLayout,
+        now: Timestamp,
+    ) -> Result<(), RunError> {
+        let run = NewRun {
+            id: options.run,
+            kind: match options.purpose {
+                Purpose::Run(_) => RunKind::Run,
+                Purpose::Validate { .. } => RunKind::Validate,
+            },
+            agent: agent_name(&options.purpose),
+            created_at: now,
+            out_directory: layout.root().to_owned(),
+            holder: holder.to_owned(),
+            arguments: options.arguments.clone(),
+            engine: engine.kind.clone(),
+            engine_version: engine.version.clone(),
+        };
+        Ok(self.store.begin_run(&run).await?)
+    }
+}
+
+fn agent_name(purpose: &Purpose) -> String {
+    match purpose {
+        Purpose::Run(agent) => agent.name().to_owned(),
+        Purpose::Validate { .. } => "nop,oracle".to_owned(),
+    }
+}
+
+/// User ids of concurrent runs should not meet: each run begins at a place that follows from its
+/// id.
+fn first_slot(run: &RunId) -> u16 {
+    let random = u16::from_str_radix(&run.short()[..4], 16).unwrap_or(0);
+    random % (u16::MAX - forge_plan::queue::MAX_SLOTS)
+}
+
+fn jobs(tasks: &[Arc<Task>], options: &RunOptions) -> Vec<Job> {
+    let id = |task: &Task| SandboxId::for_attempt(&task.id, &options.run, Attempt(1));
+    let mut jobs = Vec::new();
+    for task in tasks {
+        match &options.purpose {
+            Purpose::Run(agent) => jobs.push(Job {
+                task: Arc::clone(task),
+                agent: agent.clone(),
+                id: id(task),
+                repetition: 1,
+            }),
+            Purpose::Validate { repeat } => {
+                for number in 1..=*repeat {
+                    for (place, agent) in [Agent::Nop, Agent::Oracle].into_iter().enumerate() {
+                        let part = format!("{}{number}", agent.name());
+                        jobs.push(Job {
+                            task: Arc::clone(task),
+                            agent,
+                            id: id(task).with_part(&part),
+                            repetition: 2 * (number - 1) + if place == 0 { 1 } else { 2 },
+                        });
+                    }
+                }
+            }
+        }
+    }
+    jobs
+}
+
+fn new_attempt(job: &Job, run: &RunId, now: Timestamp) -> NewAttempt {
+    NewAttempt {
+        id: job.id.clone(),
+        run: *run,
+        task: job.task.id.clone(),
+        attempt: Attempt(1),
+        repetition: job.repetition,
+        title: job.task.title.clone(),
+        difficulty: job.task.difficulty,
+        image: job.task.image.reference().to_owned(),
+        created_at: now,
+    }
+}
+
+/// Runs every job through the queue. The loop owns the queue; each attempt is a task it owns.
+async fn attempts(context: &Arc<Context>, jobs: Arc<Vec<Job>>, limit: u16) -> Vec<TaskReport> {
+    let mut queue = Queue::new(limit);
+    let mut reports = vec![None; jobs.len()];
+    let mut running = FuturesUnordered::new();
+    let mut actions: Vec<Action> = Vec::new();
+    for number in 0..jobs.len() {
+        actions.extend(queue.handle(Event::Submitted(number)));
+    }
+    let mut cancelling = false;
+    loop {
+        for action in std::mem::take(&mut actions) {
+            match action {
+                Action::Start { job, slot } => running.push(start(context, &jobs, job, slot)),
+                Action::Drop(job) => {
+                    reports[job] = Some(attempt::cancelled(context, &jobs[job]).await);
+                }
+                Action::Idle => {}
+            }
+        }
+        if running.is_empty() {
+            break;
+        }
+        tokio::select! {
+            Some((job, report)) = running.next() => {
+                reports[job] = Some(report);
+                actions = queue.handle(Event::Ended(job));
+            }
+            () = context.cancellation.cancelled(), if !cancelling => {
+                cancelling = true;
+                context.events.send(RunEvent::Cancelling);
+                actions = queue.handle(Event::Cancelled);
+            }
+        }
+    }
+    reports.into_iter().flatten().collect()
+}
+
+/// Starts one attempt as a task of its own, so that attempts use every core; a panic in it is an
+/// internal error of that attempt alone.
+fn start(
+    context: &Arc<Context>,
+    jobs: &Arc<Vec<Job>>,
+    job: JobNumber,
+    slot: u16,
+) -> impl Future<Output = (JobNumber, TaskReport)> + use<> {
+    let (owned_context, owned_jobs) = (Arc::clone(context), Arc::clone(jobs));
+    let handle: OwnedTask<TaskReport> = task::spawn("attempt", async move {
+        attempt::run(&owned_context, &owned_jobs[job], slot).await
+    });
+    let (context, jobs) = (Arc::clone(context), Arc::clone(jobs));
+    async move {
+        match handle.join().await {
+            Ok(report) => (job, report),
+            Err(error) => {
+                tracing::error!(id = %jobs[job].id, %error, "an attempt broke off");
+                (job, attempt::broken(&context, &jobs[job]).await)
+            }
+        }
+    }
+}
+
+fn assemble(
+    options: &RunOptions,
+    engine: &EngineDescription,
+    started_at: Timestamp,
+    mut tasks: Vec<TaskReport>,
+) -> Report {
+    tasks
+        .sort_by(|left, right| (&left.task_id, left.attempt).cmp(&(&right.task_id, right.attempt)));
+    let (kind, validation) = match options.purpose {
+        Purpose::Run(_) => ("run", Vec::new()),
+        Purpose::Validate { .. } => ("validate", validations(&tasks)),
+    };
+    Report {
+        version: REPORT_VERSION,
+        run: RunReport {
+            id: options.run.to_string(),
+            kind: kind.to_owned(),
+            agent: agent_name(&options.purpose),
+            started_at,
+            ended_at: Timestamp::now(),
+            swe_forge: options.version.clone(),
+        },
+        engine: EngineReport {
+            kind: engine.kind.clone(),
+            version: engine.version.clone(),
+            api_version: engine.api_version.clone(),
+            kernel: engine.kernel.clone(),
+            cores: engine.cores,
+            memory_bytes: engine.memory_bytes,
+        },
+        totals: report::totals(&tasks),
+        tasks,
+        validation,
+    }
+}
+
+/// The verdict about each task of a validation, from the reports of its attempts.
+fn validations(tasks: &[TaskReport]) -> Vec<ValidationReport> {
+    let mut order: Vec<&str> = Vec::new();
+    let mut by_task: HashMap<&str, (Vec<Outcome>, Vec<Outcome>)> = HashMap::new();
+    for task in tasks {
+        let (nop, oracle) = by_task.entry(&task.task_id).or_insert_with(|| {
+            order.push(&task.task_id);
+            (Vec::new(), Vec::new())
+        });
+        let side = if task.agent == Agent::Nop.name() {
+            nop
+        } else {
+            oracle
+        };
+        side.push(outcome(task));
+    }
+    let label = |outcome: &Outcome| {
+        outcome
+            .reason()
+            .map_or("completed", |reason| reason.as_str())
+            .to_owned()
+    };
+    order
+        .into_iter()
+        .map(|task_id| {
+            let (nop, oracle) = &by_task[task_id];
+            let (verdict, reason) = validation::verdict(nop, oracle);
+            ValidationReport {
+                task_id: task_id.to_owned(),
+                verdict,
+                reason,
+                nop: nop.iter().map(label).collect(),
+                oracle: oracle.iter().map(label).collect(),
+            }
+        })
+        .collect()
+}
+
+fn outcome(task: &TaskReport) -> Outcome {
+    match (task.state, task.deadline, task.reason) {
+        (StateName::Completed, ..) => Outcome::Completed,
+        (StateName::Timeout, Some(deadline), _) => Outcome::Timeout(deadline),
+        (_, _, reason) => Outcome::Failed(Failure::new(
+            reason.unwrap_or(Reason::InternalError),
+            task.message.clone(),
+        )),
+    }
+}
+
+impl RunSummary {
+    /// Whether every task of a validation is valid.
+    #[must_use]
+    pub fn all_valid(&self) -> bool {
+        self.report
+            .validation
+            .iter()
+            .all(|each| each.verdict == Verdict::Valid)
+    }
+}

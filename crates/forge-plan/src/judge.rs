@@ -1,0 +1,168 @@
+//! What the end of a phase means for the attempt.
+
+use forge_core::{Deadline, Ending, ExitReport, Failure, Outcome, PhaseName, Reason};
+
+/// The outcome that the end of `phase` forces, or `None` when the attempt goes on.
+///
+/// A phase that succeeded is never failed for an out-of-memory kill or a refused fork on the way:
+/// the command dealt with it. One that failed is explained by it.
+#[must_use]
+pub fn judge(phase: PhaseName, report: &ExitReport) -> Option<Outcome> {
+    let failure = match report.ending {
+        Ending::Exited(0) => return None,
+        Ending::DeadlineExceeded => {
+            return Some(Outcome::Timeout(match phase {
+                PhaseName::Setup => Deadline::Setup,
+                PhaseName::Solve => Deadline::Solve,
+                PhaseName::Verify => Deadline::Verify,
+            }));
+        }
+        Ending::OutputLimit => Failure::new(
+            Reason::OutputLimit,
+            format!(
+                "{phase} wrote more than {} bytes of output",
+                report.output_bytes
+            ),
+        ),
+        Ending::DiskFull => Failure::new(
+            Reason::DiskFull,
+            format!("the workspace grew past its size during {phase}"),
+        ),
+        Ending::NotStarted { errno } => {
+            Failure::new(Reason::CommandNotRunnable, not_started(phase, errno))
+        }
+        Ending::Killed => Failure::new(Reason::Cancelled, format!("{phase} was ended on request")),
+        Ending::Exited(_) | Ending::Signalled(_) if report.oom_kills > 0 => Failure::new(
+            Reason::OutOfMemory,
+            format!(
+                "{phase} {}; the kernel killed {} process(es) of it for want of memory",
+                ended(&report.ending),
+                report.oom_kills
+            ),
+        ),
+        Ending::Exited(_) | Ending::Signalled(_) if report.pids_refused > 0 => Failure::new(
+            Reason::PidsExhausted,
+            format!(
+                "{phase} {}; the process limit refused it {} process(es)",
+                ended(&report.ending),
+                report.pids_refused
+            ),
+        ),
+        Ending::Exited(code) => {
+            let reason = match phase {
+                PhaseName::Setup => Reason::SetupFailed,
+                PhaseName::Solve => Reason::SolveFailed,
+                PhaseName::Verify => Reason::TestsFailed,
+            };
+            Failure::new(reason, format!("{phase} ended with code {code}"))
+        }
+        Ending::Signalled(_) => Failure::new(
+            Reason::KilledBySignal,
+            format!("{phase} {}", ended(&report.ending)),
+        ),
+    };
+    Some(Outcome::Failed(failure))
+}
+
+fn ended(ending: &Ending) -> String {
+    match ending {
+        Ending::Exited(code) => format!("ended with code {code}"),
+        Ending::Signalled(signal) => format!("was ended by signal {signal}"),
+        _ => "ended".to_owned(),
+    }
+}
+
+/// Error numbers of Linux, which every engine's sandboxes run on.
+fn not_started(phase: PhaseName, errno: i32) -> String {
+    let why = match errno {
+        2 => "the program does not exist in the image",
+        8 => "the program is not executable on this machine",
+        11 => "the process limit is reached",
+        12 => "there is not enough memory",
+        13 => "the program may not be executed",
+        20 => "a part of its path is not a folder",
+        _ => "the kernel refused it",
+    };
+    format!("the command of {phase} could not be started: {why} (error number {errno})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn report(ending: Ending) -> ExitReport {
+        ExitReport {
+            ending,
+            output_bytes: 0,
+            truncated: false,
+            oom_kills: 0,
+            pids_refused: 0,
+            duration: Duration::from_secs(1),
+        }
+    }
+
+    fn reason(phase: PhaseName, report: &ExitReport) -> Option<Reason> {
+        judge(phase, report).and_then(|outcome| outcome.reason())
+    }
+
+    #[test]
+    fn each_way_to_end_has_a_reason_of_its_own() {
+        let cases = [
+            (PhaseName::Setup, Ending::Exited(1), Reason::SetupFailed),
+            (PhaseName::Solve, Ending::Exited(1), Reason::SolveFailed),
+            (PhaseName::Verify, Ending::Exited(1), Reason::TestsFailed),
+            (
+                PhaseName::Verify,
+                Ending::Signalled(11),
+                Reason::KilledBySignal,
+            ),
+            (
+                PhaseName::Verify,
+                Ending::DeadlineExceeded,
+                Reason::DeadlineExceeded,
+            ),
+            (PhaseName::Solve, Ending::OutputLimit, Reason::OutputLimit),
+            (PhaseName::Solve, Ending::DiskFull, Reason::DiskFull),
+            (
+                PhaseName::Solve,
+                Ending::NotStarted { errno: 2 },
+                Reason::CommandNotRunnable,
+            ),
+            (PhaseName::Solve, Ending::Killed, Reason::Cancelled),
+        ];
+        for (phase, ending, expected) in cases {
+            assert_eq!(
+                reason(phase, &report(ending.clone())),
+                Some(expected),
+                "{ending:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn memory_and_process_limits_explain_a_failure_but_do_not_make_one() {
+        let mut starved = report(Ending::Exited(1));
+        starved.oom_kills = 1;
+        assert_eq!(
+            reason(PhaseName::Verify, &starved),
+            Some(Reason::OutOfMemory)
+        );
+        starved.ending = Ending::Signalled(9);
+        assert_eq!(
+            reason(PhaseName::Verify, &starved),
+            Some(Reason::OutOfMemory)
+        );
+        starved.ending = Ending::Exited(0);
+        assert_eq!(reason(PhaseName::Verify, &starved), None);
+
+        let mut crowded = report(Ending::Exited(2));
+        crowded.pids_refused = 4;
+        assert_eq!(
+            reason(PhaseName::Solve, &crowded),
+            Some(Reason::PidsExhausted)
+        );
+        crowded.ending = Ending::Exited(0);
+        assert_eq!(reason(PhaseName::Solve, &crowded), None);
+    }
+}

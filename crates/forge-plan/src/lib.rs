@@ -1,0 +1,9 @@
+//! Pure decisions: an event and the time go in, actions come out.
+//!
+//! Nothing here waits, reads or writes; the orchestrator carries out what is decided.
+
+pub mod budget;
+pub mod judge;
+pub mod queue;
+pub mod reaper;
+pub mod validation;
