@@ -1,2 +1,67 @@
-//! Developer commands.
-fn main() {}
+//! `cargo xtask`: everything a developer runs, with all the set-up it needs.
+
+mod bench;
+mod build;
+mod demo;
+mod engine;
+mod images;
+mod schemas;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use shell::Failure;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  demo             set up everything and run the examples: first with nobody solving, then with
+                   the reference solutions
+  test             set up everything and run the whole test suite
+  build            build forge-init and the release binary with it inside; prints its path
+  setup            find or install an engine and make the base images that are missing
+  tidy             check the rules of the house: arrows between crates, file lengths, lints
+  schemas          write the JSON Schemas anew from the Rust types
+  bench [NAME]     measure what SPECIFICATION.md promises: cold-start, exec, transfer, output
+
+demo and test may be repeated at will and reuse what is there.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            shell::complain(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<(), Failure> {
+    shell::enter_root()?;
+    match words {
+        ["demo"] => demo::run(),
+        ["test"] => test::run(),
+        ["build"] => build::all().map(|built| shell::say(&built.binary.display().to_string())),
+        ["setup"] => {
+            let built = build::all()?;
+            engine::ensure(&built)?;
+            images::ensure(&built)
+        }
+        ["tidy"] => tidy::run(),
+        ["schemas"] => schemas::write(),
+        ["bench", rest @ ..] => bench::run(rest),
+        [] | ["help" | "--help" | "-h"] => {
+            shell::say(HELP);
+            Ok(())
+        }
+        other => Err(Failure::new(format!(
+            "'{}' is not a command\n\n{HELP}",
+            other.join(" ")
+        ))),
+    }
+}

@@ -1,0 +1,108 @@
+//! Garbage collection on the fake engine.
+
+use std::collections::BTreeMap;
+
+use forge_core::ownership::keys;
+use forge_engine::fake::FakeExec;
+use forge_engine::{FoundObject, ObjectKind};
+use forge_orchestrator::gc::{self, GcOptions};
+use forge_orchestrator::holder;
+use jiff::Timestamp;
+
+use crate::support::Bench;
+
+fn object(
+    kind: ObjectKind,
+    name: &str,
+    owner: &str,
+    holder: &str,
+    expires_at: &str,
+) -> FoundObject {
+    let labels = [
+        (keys::OWNER, owner),
+        (keys::HOLDER, holder),
+        (keys::EXPIRES_AT, expires_at),
+    ];
+    FoundObject {
+        kind,
+        name: name.to_owned(),
+        labels: labels
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        running: false,
+    }
+}
+
+#[tokio::test]
+async fn leftovers_go_containers_first_and_everything_else_stays() {
+    let bench = Bench::new(|_| FakeExec::exits(0)).await;
+    let alive = holder::this_process();
+    let dead = format!("{alive}0");
+    let (past, future) = ("2020-01-01T00:00:00Z", "2099-01-01T00:00:00Z");
+    bench.engine.add_object(object(
+        ObjectKind::Volume,
+        "a-volume",
+        "bench",
+        &dead,
+        future,
+    ));
+    bench.engine.add_object(object(
+        ObjectKind::Container,
+        "left",
+        "bench",
+        &dead,
+        future,
+    ));
+    bench.engine.add_object(object(
+        ObjectKind::Container,
+        "in-use",
+        "bench",
+        &alive,
+        past,
+    ));
+    bench.engine.add_object(object(
+        ObjectKind::Container,
+        "foreign",
+        "other",
+        &dead,
+        future,
+    ));
+    bench.engine.add_object(object(
+        ObjectKind::Container,
+        "expired",
+        "other",
+        &dead,
+        past,
+    ));
+    bench.engine.add_object(FoundObject {
+        kind: ObjectKind::Container,
+        name: "unlabelled".to_owned(),
+        labels: BTreeMap::new(),
+        running: true,
+    });
+    let now = Timestamp::now();
+    let collect = async |dry_run, any_owner| {
+        let options = GcOptions {
+            dry_run,
+            any_owner,
+            now,
+        };
+        let report = gc::collect(&bench.engine, bench.store.owner(), options)
+            .await
+            .unwrap();
+        report
+            .leftovers
+            .into_iter()
+            .map(|each| each.object.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(collect(true, false).await, ["left", "a-volume"]);
+    assert_eq!(bench.engine.objects().len(), 6);
+    assert_eq!(collect(false, false).await, ["left", "a-volume"]);
+    assert_eq!(
+        bench.engine.objects(),
+        ["expired", "foreign", "in-use", "unlabelled"]
+    );
+    assert_eq!(collect(false, true).await, ["expired"]);
+    assert_eq!(bench.engine.objects(), ["foreign", "in-use", "unlabelled"]);
+}

@@ -1,0 +1,8 @@
+//! Whole runs on the fake engine: outcomes, order of calls, clean-up, cancellation.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod gc;
+mod outcomes;
+mod support;
+mod validation;

@@ -1,0 +1,378 @@
+//! Every way an attempt can end, and what is left after it.
+
+use forge_core::life_cycle::StateName;
+use forge_core::{Attestation, Cause, Deadline, Ending, NetworkLevel, PhaseName, Reason};
+use forge_engine::fake::FakeExec;
+use forge_engine::{EngineErrorKind, Operation};
+use forge_orchestrator::Agent;
+use forge_orchestrator::run::Purpose;
+
+use crate::support::{Bench, only};
+
+fn succeed(_: &forge_core::ExecRequest) -> FakeExec {
+    FakeExec::exits(0)
+}
+
+#[tokio::test]
+async fn a_task_that_passes_goes_through_every_phase_in_order() {
+    let bench = Bench::new(succeed).await;
+    let summary = bench.run_one(bench.task("good")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!((task.state, task.reason), (StateName::Completed, None));
+    let phases: Vec<PhaseName> = task.phases.iter().map(|phase| phase.name).collect();
+    assert_eq!(phases, PhaseName::ALL);
+    assert!(task.cleanup_ended_at.is_some(), "{:?}", task.notes);
+    assert!(bench.engine.objects().is_empty());
+
+    let id = task.id.as_str();
+    let calls: Vec<String> = bench
+        .engine
+        .calls()
+        .iter()
+        .map(|call| call.replace(id, "ID"))
+        .collect();
+    assert_eq!(
+        calls,
+        [
+            "ask the engine ",
+            "prepare image example:1",
+            "create workspace ID",
+            "create sandbox ID",
+            "copy files into ID: /workspace",
+            "run a command in ID: setup",
+            "run a command in ID: solve",
+            "end the processes of ID: ",
+            "read the counters of ID: ",
+            "create sandbox ID-verify",
+            "copy files into ID-verify: remove /workspace/tests",
+            "copy files into ID-verify: /workspace",
+            "run a command in ID-verify: verify",
+            "copy files out of ID-verify: /workspace/output",
+            "read the counters of ID-verify: ",
+            "remove ID",
+            "remove ID-verify",
+            "remove workspace-ID",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn logs_artifacts_report_and_record_are_there_afterwards() {
+    let bench = Bench::new(succeed).await;
+    let summary = bench.run_one(bench.task("good")).await;
+    let task = &summary.report.tasks[0];
+    let root = summary.layout.root();
+    for phase in &task.phases {
+        assert_eq!(
+            std::fs::read(root.join(&phase.output)).unwrap(),
+            b"output\n"
+        );
+    }
+    assert_eq!(
+        std::fs::read(root.join(&task.artifacts[0].file)).unwrap(),
+        b"done"
+    );
+    let written = std::fs::read(summary.layout.report()).unwrap();
+    let read: forge_api::report::Report = serde_json::from_slice(&written).unwrap();
+    assert_eq!(read, summary.report);
+    let junit = std::fs::read_to_string(summary.layout.junit()).unwrap();
+    assert!(
+        junit.contains("<testcase classname=\"easy\" name=\"good (command)\""),
+        "{junit}"
+    );
+
+    let record = bench.store.find_attempt(&task.id).await.unwrap();
+    let transitions = bench.store.transitions(&record.id).await.unwrap();
+    let states: Vec<StateName> = transitions.iter().map(|transition| transition.to).collect();
+    assert_eq!(
+        states,
+        [
+            StateName::Creating,
+            StateName::Running,
+            StateName::Completed,
+            StateName::Cleanup
+        ]
+    );
+    assert!(
+        bench
+            .store
+            .unremoved_objects(None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(record.cleanup_ended_at.is_some());
+}
+
+#[tokio::test]
+async fn each_end_of_a_phase_becomes_its_own_reason_and_leaves_nothing() {
+    let starved = |ending| {
+        let mut exec = FakeExec::ends(ending);
+        if let FakeExec::Ends { report, .. } = &mut exec {
+            report.oom_kills = 1;
+        }
+        exec
+    };
+    let cases = [
+        (
+            "setup",
+            FakeExec::exits(1),
+            Reason::SetupFailed,
+            Cause::Task,
+        ),
+        (
+            "solve",
+            FakeExec::exits(1),
+            Reason::SolveFailed,
+            Cause::Task,
+        ),
+        (
+            "verify",
+            FakeExec::exits(1),
+            Reason::TestsFailed,
+            Cause::Task,
+        ),
+        (
+            "verify",
+            starved(Ending::Signalled(9)),
+            Reason::OutOfMemory,
+            Cause::Task,
+        ),
+        (
+            "solve",
+            FakeExec::ends(Ending::DiskFull),
+            Reason::DiskFull,
+            Cause::Task,
+        ),
+        (
+            "solve",
+            FakeExec::ends(Ending::OutputLimit),
+            Reason::OutputLimit,
+            Cause::Task,
+        ),
+        (
+            "solve",
+            FakeExec::ends(Ending::Signalled(11)),
+            Reason::KilledBySignal,
+            Cause::Task,
+        ),
+        (
+            "setup",
+            FakeExec::ends(Ending::NotStarted { errno: 2 }),
+            Reason::CommandNotRunnable,
+            Cause::Task,
+        ),
+    ];
+    for (word, exec, reason, cause) in cases {
+        let bench = Bench::new(only(word, exec)).await;
+        let summary = bench.run_one(bench.task("bad")).await;
+        let task = &summary.report.tasks[0];
+        assert_eq!(
+            (task.state, task.reason, task.cause),
+            (StateName::Failed, Some(reason), Some(cause)),
+            "{word}"
+        );
+        assert!(
+            bench.engine.objects().is_empty(),
+            "{reason}: {:?}",
+            bench.engine.objects()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_is_a_timeout_that_says_which() {
+    for (word, deadline) in [
+        ("setup", Deadline::Setup),
+        ("solve", Deadline::Solve),
+        ("verify", Deadline::Verify),
+    ] {
+        let bench = Bench::new(only(word, FakeExec::ends(Ending::DeadlineExceeded))).await;
+        let summary = bench.run_one(bench.task("slow")).await;
+        let task = &summary.report.tasks[0];
+        assert_eq!(
+            (task.state, task.deadline),
+            (StateName::Timeout, Some(deadline))
+        );
+        assert_eq!(summary.report.totals.timeout, 1);
+        assert!(bench.engine.objects().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_anywhere_is_never_a_verdict_and_leaves_nothing() {
+    let cases = [
+        (
+            Operation::PrepareImage,
+            EngineErrorKind::NotFound,
+            Reason::ImageUnavailable,
+        ),
+        (
+            Operation::PrepareImage,
+            EngineErrorKind::Unavailable,
+            Reason::EngineUnavailable,
+        ),
+        (
+            Operation::CreateWorkspace,
+            EngineErrorKind::Internal,
+            Reason::EngineError,
+        ),
+        (
+            Operation::Create,
+            EngineErrorKind::Exhausted,
+            Reason::EngineError,
+        ),
+        (Operation::Put, EngineErrorKind::Lost, Reason::Lost),
+        (Operation::Exec, EngineErrorKind::Lost, Reason::Lost),
+        (
+            Operation::Kill,
+            EngineErrorKind::Corrupt,
+            Reason::EngineError,
+        ),
+    ];
+    for (operation, kind, reason) in cases {
+        let bench = Bench::new(succeed).await;
+        bench.engine.fail(operation, kind);
+        let summary = bench.run_one(bench.task("victim")).await;
+        let task = &summary.report.tasks[0];
+        assert_eq!(task.state, StateName::Failed);
+        assert_eq!(task.reason, Some(reason), "{operation}: {}", task.message);
+        assert_ne!(task.cause, Some(Cause::Task));
+        assert!(bench.engine.objects().is_empty(), "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_said_and_left_to_gc() {
+    let bench = Bench::new(succeed).await;
+    bench
+        .engine
+        .fail(Operation::Destroy, EngineErrorKind::Unavailable);
+    let summary = bench.run_one(bench.task("stubborn")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.state, StateName::Completed);
+    assert_eq!(task.cleanup_ended_at, None);
+    assert!(
+        task.notes.iter().any(|note| note.contains("left for gc")),
+        "{:?}",
+        task.notes
+    );
+    assert_eq!(bench.store.unremoved_objects(None).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_network_level_that_cannot_be_enforced_is_refused_before_anything_is_made() {
+    let bench = Bench::new(succeed).await;
+    let mut task = bench.task("curious");
+    task.network.solve = NetworkLevel::FullWeb;
+    let summary = bench.run_one(task).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::NetworkPolicyUnavailable));
+    assert!(
+        task.message.contains("'full_web' in solve"),
+        "{}",
+        task.message
+    );
+    assert_eq!(bench.engine.calls(), ["ask the engine "]);
+}
+
+#[tokio::test]
+async fn a_level_of_a_phase_that_does_not_exist_does_not_matter() {
+    let bench = Bench::new(succeed).await;
+    let mut task = bench.task("no-setup");
+    task.setup = None;
+    task.network.setup = NetworkLevel::PackageOnly;
+    let summary = bench.run_one(task).await;
+    assert_eq!(summary.report.totals.completed, 1);
+}
+
+#[tokio::test]
+async fn processes_that_survive_solve_forbid_a_verdict() {
+    let bench = Bench::new(succeed).await;
+    bench.engine.set_survivors(2);
+    let summary = bench.run_one(bench.task("undead")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::KillFailed));
+    assert!(
+        !bench
+            .engine
+            .calls()
+            .iter()
+            .any(|call| call.ends_with(": verify"))
+    );
+}
+
+#[tokio::test]
+async fn a_sandbox_less_confined_than_asked_runs_nothing_of_the_task() {
+    let bench = Bench::new(succeed).await;
+    bench.engine.set_attestation(Attestation {
+        capabilities: 0,
+        bounding_capabilities: 0,
+        no_new_privileges: true,
+        seccomp_mode: 0,
+        uid: 1,
+        gid: 1,
+        interfaces: vec!["lo".to_owned()],
+        routes: 0,
+        writable_mounts: Vec::new(),
+        read_only_root: true,
+        vsock_refused: true,
+        kernel: String::new(),
+    });
+    let summary = bench.run_one(bench.task("loose")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::HardeningUnavailable));
+    assert!(task.message.contains("seccomp mode 0"), "{}", task.message);
+    assert!(
+        !bench
+            .engine
+            .calls()
+            .iter()
+            .any(|call| call.starts_with("run a command"))
+    );
+}
+
+#[tokio::test]
+async fn cancelling_ends_what_runs_drops_what_waits_and_leaves_nothing() {
+    let bench = Bench::new(only("solve", FakeExec::Hangs)).await;
+    let tasks = ["a", "b", "c", "d"].map(|id| bench.task(id)).to_vec();
+    let cancellation = bench.cancellation.clone();
+    let engine = bench.engine.clone();
+    let both_hang = async move {
+        // Two attempts run at once; both must be in solve before the run is cancelled.
+        while engine
+            .calls()
+            .iter()
+            .filter(|call| call.ends_with(": solve"))
+            .count()
+            < 2
+        {
+            tokio::task::yield_now().await;
+        }
+        cancellation.cancel();
+    };
+    let run = bench.run(tasks, Purpose::Run(Agent::Command(None)));
+    let (summary, ()) = tokio::join!(run, both_hang);
+    assert!(summary.cancelled);
+    assert_eq!(summary.report.totals.cancelled, 4);
+    assert_eq!(summary.report.tasks.len(), 4);
+    assert!(bench.engine.objects().is_empty());
+}
+
+#[tokio::test]
+async fn the_oracle_s_solution_is_gone_before_verification() {
+    let bench = Bench::new(succeed).await;
+    let summary = bench
+        .run(vec![bench.task("solved")], Purpose::Run(Agent::Oracle))
+        .await;
+    assert_eq!(
+        summary.report.totals.completed, 1,
+        "{:?}",
+        summary.report.tasks[0]
+    );
+    let calls = bench.engine.calls();
+    let place = |part: &str| calls.iter().position(|call| call.contains(part));
+    let removed = place("remove /workspace/solution");
+    assert!(removed.is_some());
+    assert!(removed < place("create sandbox solved").and(place("-verify")));
+}

@@ -1,0 +1,99 @@
+//! Interruption: Ctrl-C once, Ctrl-C twice, and the end of the orchestrator.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::{Home, Script};
+
+/// Starts a run and returns when its task is in solve, which then lasts for ever.
+fn start(home: &Home) -> Child {
+    let solve = "touch output/started; sleep 1000";
+    let folder = home.task(
+        "endless",
+        Script {
+            solve,
+            ..Script::default()
+        },
+    );
+    let words = ["run", folder.to_str().unwrap(), "--agent", "command", "-v"];
+    let mut child = home
+        .command(&words)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut seen = String::new();
+    loop {
+        let line = lines
+            .next()
+            .unwrap_or_else(|| panic!("the run ended early:\n{seen}"))
+            .unwrap();
+        seen.push_str(&line);
+        seen.push('\n');
+        if line.contains("solve") {
+            break;
+        }
+    }
+    // Whatever else it says must not block it.
+    std::thread::spawn(move || lines.for_each(drop));
+    child
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+}
+
+#[test]
+fn one_interrupt_ends_the_run_and_cleans_up() {
+    for which in [Signal::SIGINT, Signal::SIGTERM] {
+        let home = Home::new();
+        let mut child = start(&home);
+        signal(&child, which);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let listed = home.output(&["ps", "--all", "--format", "json"]);
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+        assert_eq!(listed[0]["reason"], "cancelled", "{listed:#}");
+        home.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_a_killed_orchestrator_leaves_is_found_and_removed() {
+    let home = Home::new();
+    let mut child = start(&home);
+    signal(&child, Signal::SIGKILL);
+    child.wait().unwrap();
+    let found = home.objects();
+    let kinds: Vec<&str> = found["leftovers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|each| each["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        ["container", "volume", "volume", "volume"],
+        "{found:#}"
+    );
+    let collected = home.output(&["gc"]);
+    assert!(
+        collected.status.success(),
+        "{}",
+        String::from_utf8_lossy(&collected.stderr)
+    );
+}
+
+#[test]
+fn a_second_interrupt_is_immediate() {
+    let home = Home::new();
+    let mut child = start(&home);
+    signal(&child, Signal::SIGINT);
+    signal(&child, Signal::SIGINT);
+    let code = child.wait().unwrap().code();
+    assert_eq!(code, Some(130));
+    assert!(home.output(&["gc"]).status.success());
+}

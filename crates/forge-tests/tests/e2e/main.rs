@@ -1,0 +1,16 @@
+//! The release binary on a real engine, as a user would call it.
+//!
+//! `cargo xtask test` builds the binary and sets the variables that these tests need.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![expect(
+    clippy::panic,
+    reason = "a test that cannot go on should stop and say why"
+)]
+
+mod endings;
+mod escape;
+mod examples;
+mod interrupt;
+mod output;
+mod record;
+mod support;

@@ -1,0 +1,61 @@
+//! What can be asked about a run afterwards, and from other processes.
+
+use crate::support::{Home, Script};
+
+#[test]
+fn a_run_can_be_asked_about_from_another_process() {
+    let home = Home::new();
+    let script = Script {
+        verify: "echo about to fail; exit 4",
+        ..Script::default()
+    };
+    let (_, task) = home.run(&home.task("asked", script));
+    let json = |words: &[&str]| -> serde_json::Value {
+        let output = home.output(words);
+        assert!(output.status.success(), "{words:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(json(&["ps", "--format", "json"]), serde_json::json!([]));
+    let all = json(&["ps", "--all", "--format", "json"]);
+    assert_eq!(all[0]["id"], task.id.as_str());
+    let shown = json(&["show", "asked", "--format", "json"]);
+    assert_eq!(shown["reason"], "tests_failed", "{shown:#}");
+    let text = home.output(&["show", "asked"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(
+        text.contains("tests_failed") && text.contains("verify"),
+        "{text}"
+    );
+    let logs = home.output(&["logs", "asked"]);
+    assert!(String::from_utf8_lossy(&logs.stdout).contains("about to fail"));
+    assert_eq!(home.output(&["show", "nobody"]).status.code(), Some(2));
+}
+
+#[test]
+fn kept_objects_stay_until_they_are_collected() {
+    let home = Home::new();
+    let folder = home.task("kept", Script::default());
+    let (code, report) = home.run_all(&folder, &["--agent", "nop", "--keep"]);
+    assert_eq!(code, 0);
+    assert_eq!(report.tasks[0].cleanup_ended_at, None);
+    assert_ne!(
+        home.objects()["leftovers"].as_array().map(Vec::len),
+        Some(0)
+    );
+    assert!(home.output(&["gc"]).status.success());
+    home.assert_nothing_left();
+}
+
+#[test]
+fn doctor_finds_the_main_job_possible_here() {
+    let home = Home::new();
+    let output = home.output(&["doctor", "--format", "json"]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found["engine"]["version"].is_string(), "{found:#}");
+}

@@ -1,0 +1,186 @@
+//! A home of its own for each test, tasks written on the spot, and the binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use forge_api::report::{Report, TaskReport};
+use tempfile::TempDir;
+
+/// The binary under test.
+pub(crate) fn binary() -> PathBuf {
+    variable("SWE_FORGE_TEST_BINARY").into()
+}
+
+/// The image for tasks that need no language.
+pub(crate) fn image() -> String {
+    variable("SWE_FORGE_TEST_IMAGE")
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run these tests by `cargo xtask test`"))
+}
+
+/// The repository's root.
+pub(crate) fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
+}
+
+/// A home of its own: record, output folder and tasks. Dropping it checks that nothing is left.
+pub(crate) struct Home {
+    folder: TempDir,
+}
+
+/// What a task of a test does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Script<'a> {
+    pub setup: Option<&'a str>,
+    pub solve: &'a str,
+    pub verify: &'a str,
+    /// Text of `.swe-forge/config.yaml`.
+    pub config: &'a str,
+}
+
+impl Default for Script<'_> {
+    fn default() -> Self {
+        Self {
+            setup: None,
+            solve: "true",
+            verify: "true",
+            config: "",
+        }
+    }
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a task and gives its folder.
+    pub(crate) fn task(&self, id: &str, script: Script<'_>) -> PathBuf {
+        self.task_on(id, script, &image())
+    }
+
+    pub(crate) fn task_on(&self, id: &str, script: Script<'_>, image: &str) -> PathBuf {
+        let folder = self.path("tasks").join(id);
+        let specification = folder.join(".swe-forge");
+        std::fs::create_dir_all(&specification).unwrap();
+        std::fs::create_dir_all(folder.join("src")).unwrap();
+        std::fs::write(folder.join("src/file.txt"), "text\n").unwrap();
+        let mut task = serde_json::json!({
+            "id": id,
+            "title": "A task of a test",
+            "instruction": "None.",
+            "difficulty": "easy",
+            "image": image,
+            "solve": {"command": script.solve},
+            "verify": {"command": script.verify},
+        });
+        if let Some(setup) = script.setup {
+            task["setup"] = serde_json::json!({"command": setup});
+        }
+        std::fs::write(specification.join("task.json"), task.to_string()).unwrap();
+        if !script.config.is_empty() {
+            std::fs::write(specification.join("config.yaml"), script.config).unwrap();
+        }
+        folder
+    }
+
+    /// The binary with this home.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("SWE_FORGE_HOME", self.path("home"))
+            .env("NO_COLOR", "1");
+        command
+    }
+
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs one task with its own solve command; exit code and report.
+    pub(crate) fn run(&self, task: &Path) -> (i32, TaskReport) {
+        let (code, mut report) = self.run_all(task, &["--agent", "command"]);
+        assert_eq!(report.tasks.len(), 1);
+        (code, report.tasks.remove(0))
+    }
+
+    pub(crate) fn run_all(&self, tasks: &Path, arguments: &[&str]) -> (i32, Report) {
+        let mut words = vec!["run", tasks.to_str().unwrap(), "--format", "json"];
+        words.extend(arguments);
+        self.report(&words)
+    }
+
+    pub(crate) fn report(&self, words: &[&str]) -> (i32, Report) {
+        let output = self.output(words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("no report ({error}): {stderr}"));
+        (output.status.code().unwrap(), report)
+    }
+
+    /// The bytes of a phase's log.
+    pub(crate) fn log(&self, task: &TaskReport, phase: &str) -> Vec<u8> {
+        let phase = task
+            .phases
+            .iter()
+            .find(|each| each.name.as_str() == phase)
+            .unwrap();
+        let root = std::fs::read_dir(self.path("swe-forge-out")).unwrap();
+        let file = root
+            .map(|run| run.unwrap().path().join(&phase.output))
+            .find(|p| p.exists());
+        std::fs::read(file.unwrap()).unwrap()
+    }
+
+    /// Objects on the engine that this home made, whatever became of its processes.
+    pub(crate) fn objects(&self) -> serde_json::Value {
+        let output = self.output(&["gc", "--dry-run", "--format", "json"]);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub(crate) fn assert_nothing_left(&self) {
+        let found = self.objects();
+        assert_eq!(
+            found["leftovers"].as_array().map(Vec::len),
+            Some(0),
+            "{found:#}"
+        );
+        assert_eq!(found["kept"], 0, "{found:#}");
+        // Sockets and specifications of sandboxes are below the home as well.
+        let channels = self.path("home").join("channels");
+        if let Ok(entries) = std::fs::read_dir(channels) {
+            let left: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.assert_nothing_left();
+        } else {
+            // A failed test must not leave its objects to the next.
+            drop(self.command(&["gc"]).output());
+        }
+    }
+}
