@@ -452,18 +452,19 @@ const fn limits_report(limits: &Limits) -> LimitsReport {
     }
 }
 
-/// The environment of every command of `task` in `image`: the image's own, ours, the task's.
+/// The environment of every command of `task` in `image`: the image's own, then what a task may
+/// change, then the task's, then what it may not change.
 fn environment(task: &Task, image: &PreparedImage) -> Vec<(String, String)> {
     let mut env = image.env.clone();
-    let ours = [
-        ("TASK_ID", task.id.as_str()),
-        ("DATAFORGE_MODE", "execution"),
-        ("PYTHONDONTWRITEBYTECODE", "1"),
-        // The user has no entry in the image's user data base and may write to /tmp only.
-        ("HOME", "/tmp"),
-    ];
-    env.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    env.extend(task.env.clone());
+    let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
+    set("PYTHONDONTWRITEBYTECODE", "1");
+    // The user has no entry in the image's user data base and may write to /tmp only.
+    set("HOME", "/tmp");
+    for (name, value) in &task.env {
+        set(name, value);
+    }
+    set("TASK_ID", task.id.as_str());
+    set("DATAFORGE_MODE", "execution");
     env.into_iter().collect()
 }
 

@@ -1,0 +1,221 @@
+//! `.swe-forge/config.yaml`, rule by rule.
+
+use std::time::Duration;
+
+use forge_core::limits::MEBIBYTE;
+use forge_core::{CleanupPolicy, LimitCeiling, NetworkLevel, UserId};
+use forge_task::{LoadOptions, load_task};
+
+use crate::{Fixture, task_with};
+
+fn with(config: &str) -> Fixture {
+    Fixture::new().write(".swe-forge/config.yaml", config)
+}
+
+#[test]
+fn a_full_file_becomes_settings() {
+    let text = "\
+# Settings
+network:
+  setup: limited_web
+  solve: isolated
+  verify: full_web
+  allow: [PyPI.org, 'files.example.org:8443', \"*.example.org\"]
+resources: {memory_mb: 0x400, cpu_cores: 1.25, disk_gb: 0.5, processes: 64, timeout_seconds: 1200,
+  tmp_mb: 32, output_mb: 8}
+env:
+  VERSION: 3.10
+  GREETING: \"a: b\\n\"
+  EMPTY: ''
+user: 1000:100
+cleanup:
+  on_failure: false
+  max_lifetime_seconds: 5000
+artifacts:
+  - dist/report.html
+  - \"build logs\"
+tests_visible: true
+";
+    let task = with(text).task();
+    assert_eq!(task.network.setup, NetworkLevel::LimitedWeb);
+    assert_eq!(task.network.verify, NetworkLevel::FullWeb);
+    assert_eq!(
+        task.network.allow,
+        ["pypi.org", "files.example.org:8443", "*.example.org"]
+    );
+    let limits = task.limits;
+    assert_eq!(limits.memory_bytes, 1024 * MEBIBYTE);
+    assert_eq!(
+        (limits.cpu_millis, limits.disk_bytes),
+        (1250, 512 * MEBIBYTE)
+    );
+    assert_eq!((limits.processes, limits.tmp_bytes), (64, 32 * MEBIBYTE));
+    assert_eq!(limits.output_bytes, 8 * MEBIBYTE);
+    assert_eq!(limits.timeout, Duration::from_secs(1200));
+    assert_eq!(limits.verify_timeout, Duration::from_secs(600));
+    assert_eq!(task.env["VERSION"], "3.10");
+    assert_eq!(task.env["GREETING"], "a: b\n");
+    assert_eq!(task.env["EMPTY"], "");
+    assert_eq!(task.user, UserId::new(1000, 100));
+    assert_eq!(
+        task.cleanup,
+        CleanupPolicy {
+            on_failure: false,
+            max_lifetime: Duration::from_secs(5000),
+            ..CleanupPolicy::default()
+        }
+    );
+    assert_eq!(task.artifacts, ["dist/report.html", "build logs"]);
+    assert!(task.tests_visible);
+    assert_eq!(task.specification[1].contents, text.as_bytes());
+}
+
+#[test]
+fn an_empty_file_changes_nothing() {
+    for text in ["", "# nothing\n", "---\n", "{}"] {
+        let task = with(text).task();
+        assert_eq!(task.network.setup, NetworkLevel::Isolated);
+        assert_eq!(task.cleanup, CleanupPolicy::default());
+    }
+}
+
+#[test]
+fn verification_has_the_time_of_the_rest_but_at_most_ten_minutes() {
+    for (config, seconds) in [
+        ("timeout_seconds: 100", 100),
+        ("timeout_seconds: 601", 600),
+        ("timeout_seconds: 100, verify_timeout_seconds: 3000", 3000),
+    ] {
+        let task = with(&format!("resources: {{{config}}}\n")).task();
+        assert_eq!(task.limits.verify_timeout.as_secs(), seconds, "{config}");
+    }
+}
+
+#[test]
+fn a_container_outlives_its_deadlines_unless_the_author_says_otherwise() {
+    for (config, container, seconds) in [
+        ("", "fresh", 7260),
+        ("resources: {timeout_seconds: 10000}", "fresh", 10_060),
+        ("resources: {timeout_seconds: 7200}", "same", 7860),
+        ("cleanup: {max_lifetime_seconds: 60}", "same", 60),
+    ] {
+        let verify = format!("\"verify\": {{\"command\": \"x\", \"container\": \"{container}\"}}");
+        let task = with(config).task_json(task_with("verify", &verify)).task();
+        assert_eq!(task.cleanup.max_lifetime.as_secs(), seconds, "{config}");
+    }
+}
+
+#[test]
+fn a_user_alone_is_its_own_group() {
+    assert_eq!(with("user: 1000").task().user, UserId::new(1000, 1000));
+}
+
+const USER: &str = "expected a user id from 1 to 4294967294, or \"uid:gid\" of two such numbers";
+
+#[test]
+fn each_mistake_has_one_diagnostic() {
+    for (config, expected) in [
+        ("netwrok: {}", "1:1: netwrok: unknown field \"netwrok\"\n  hint: did you mean \"network\"?".to_owned()),
+        ("network: {solve: internet}", "1:18: network.solve: expected one of isolated, package_only, limited_web, full_web; found \"internet\"".into()),
+        ("network: {solve: limited-web}", "1:18: network.solve: expected one of isolated, package_only, limited_web, full_web; found \"limited-web\"\n  hint: did you mean \"limited_web\"?".into()),
+        ("network: isolated", "1:10: network: expected an object; found \"isolated\"".into()),
+        ("network:", "1:8: network: expected an object; found nothing\n  hint: give it a value, or remove the key".into()),
+        ("network:\n  verify: limited_web\n", "2:11: network.verify: limited_web without a host in network.allow reaches nothing\n  hint: list the hosts in network.allow, or use isolated".into()),
+        ("network: {solve: limited_web, allow: []}", "1:18: network.solve: limited_web without a host in network.allow reaches nothing\n  hint: list the hosts in network.allow, or use isolated".into()),
+        ("network: {solve: limited_web, allow: [10.0.0.1]}", "1:39: network.allow[0]: expected a host: \"example.org\", \"example.org:8443\" or \"*.example.org\"; found \"10.0.0.1\"\n  hint: addresses are not allowed, only names".into()),
+        ("network: {solve: limited_web, allow: ['*.com']}", "1:39: network.allow[0]: expected a host: \"example.org\", \"example.org:8443\" or \"*.example.org\"; found \"*.com\"\n  hint: a whole top-level domain is too wide; name at least one more label".into()),
+        ("network: {allow: example.org}", "1:18: network.allow: expected a list; found \"example.org\"\n  hint: write [\"example.org\"]".into()),
+        ("resources: {memory: 5}", "1:13: resources.memory: unknown field \"memory\"\n  hint: did you mean \"memory_mb\"?".into()),
+        ("resources: {memory_mb: 0}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found 0".into()),
+        ("resources: {memory_mb: -1}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found -1".into()),
+        ("resources: {memory_mb: 16385}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found 16385".into()),
+        ("resources: {memory_mb: 99999999999999999999999}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found 99999999999999999999999".into()),
+        ("resources: {memory_mb: 1.5}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found 1.5".into()),
+        ("resources: {memory_mb: \"512\"}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found \"512\"\n  hint: remove the quotes".into()),
+        ("resources: {memory_mb: 1_024}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found \"1_024\"\n  hint: write 1024".into()),
+        ("resources: {memory_mb: 1g}", "1:24: resources.memory_mb: expected a whole number from 6 to 16384 (the operator's ceiling); found \"1g\"".into()),
+        ("resources: {cpu_cores: .nan}", "1:24: resources.cpu_cores: expected a number from 0.01 to 16 (the operator's ceiling); found .nan".into()),
+        ("resources: {cpu_cores: .inf}", "1:24: resources.cpu_cores: expected a number from 0.01 to 16 (the operator's ceiling); found .inf".into()),
+        ("resources: {cpu_cores: 0}", "1:24: resources.cpu_cores: expected a number from 0.01 to 16 (the operator's ceiling); found 0".into()),
+        ("resources: {disk_gb: 1e400}", "1:22: resources.disk_gb: expected a number from 0.001 to 100 (the operator's ceiling); found 1e400".into()),
+        ("resources: {processes: 2001}", "1:24: resources.processes: expected a whole number from 1 to 2000 (the operator's ceiling); found 2001".into()),
+        ("resources: {timeout_seconds: 14401}", "1:30: resources.timeout_seconds: expected a whole number from 1 to 14400 (the operator's ceiling); found 14401".into()),
+        ("resources: {verify_timeout_seconds: 0}", "1:37: resources.verify_timeout_seconds: expected a whole number from 1 to 14400 (the operator's ceiling); found 0".into()),
+        ("resources: {tmp_mb: 0}", "1:21: resources.tmp_mb: expected a whole number from 1 to 16384 (the operator's ceiling); found 0".into()),
+        ("resources: {output_mb: 4097}", "1:24: resources.output_mb: expected a whole number from 1 to 4096 (the operator's ceiling); found 4097".into()),
+        ("env: {1A: x}", "1:7: env.1A: expected a name of letters, digits and '_' that does not begin with a digit; found \"1A\"".into()),
+        ("env: {\"A\\x1b\": x}", "1:7: env[\"A\\u{1b}\"]: expected a name of letters, digits and '_' that does not begin with a digit; found \"A\\u{1b}\"".into()),
+        ("env: {A=B: x}", "1:7: env[\"A=B\"]: expected a name of letters, digits and '_' that does not begin with a digit; found \"A=B\"".into()),
+        ("env: {'': x}", "1:7: env[\"\"]: expected a name of letters, digits and '_' that does not begin with a digit; found \"\"".into()),
+        ("env: {A: \"x\\0\"}", "1:10: env.A: it holds a NUL character\n  hint: no program can be given one; remove it".into()),
+        ("env: {A: true}", "1:10: env.A: expected text; found true\n  hint: put it in quotes".into()),
+        ("env: {A: [x]}", "1:10: env.A: expected text; found a list".into()),
+        ("env: {A: x, A: y}", "1:13: env.A: the key \"A\" is repeated\n  hint: remove one of them".into()),
+        ("env: [A=x]", "1:6: env: expected an object; found a list".into()),
+        ("user: 0", format!("1:7: user: {USER}; found 0\n  hint: 0 is root, which no task runs as")),
+        ("user: 1000:0", format!("1:7: user: {USER}; found \"1000:0\"\n  hint: 0 is root, which no task runs as")),
+        ("user: 0x0", format!("1:7: user: {USER}; found 0x0\n  hint: 0 is root, which no task runs as")),
+        ("user: root", format!("1:7: user: {USER}; found \"root\"\n  hint: names are not looked up; write the numbers")),
+        ("user: \"1000\"", format!("1:7: user: {USER}; found \"1000\"\n  hint: remove the quotes")),
+        ("user: 4294967295", format!("1:7: user: {USER}; found 4294967295\n  hint: 0 is root, which no task runs as")),
+        ("cleanup: {on_success: yes}", "1:23: cleanup.on_success: expected true or false; found \"yes\"\n  hint: write true".into()),
+        ("cleanup: {on_sucess: true}", "1:11: cleanup.on_sucess: unknown field \"on_sucess\"\n  hint: did you mean \"on_success\"?".into()),
+        ("cleanup: {max_lifetime_seconds: 86401}", "1:33: cleanup.max_lifetime_seconds: expected a whole number from 1 to 86400; found 86401".into()),
+        ("artifacts: [../x]", "1:13: artifacts[0]: expected a path without \"..\"; found \"../x\"\n  hint: paths may not leave /workspace".into()),
+        ("artifacts: [a/../../x]", "1:13: artifacts[0]: expected a path without \"..\"; found \"a/../../x\"\n  hint: paths may not leave /workspace".into()),
+        ("artifacts: [/etc/passwd]", "1:13: artifacts[0]: expected a relative path; found \"/etc/passwd\"\n  hint: paths are relative to /workspace; remove what leads there".into()),
+        ("artifacts: [./a//b/]", "1:13: artifacts[0]: expected names separated by single slashes; found \"./a//b/\"\n  hint: write \"a/b\"".into()),
+        ("artifacts: ['']", "1:13: artifacts[0]: expected names separated by single slashes; found \"\"".into()),
+        ("artifacts: [\"a\\0b\"]", "1:13: artifacts[0]: expected a path without control characters; found \"a\\0b\"".into()),
+        ("tests_visible: 1", "1:16: tests_visible: expected true or false; found 1".into()),
+        ("tests_visible: True\ntests_visible: false", "2:1: tests_visible: the key \"tests_visible\" is repeated\n  hint: remove one of them".into()),
+        ("- a", "1:1: expected an object; found a list".into()),
+        ("a: &x 1", "1:4: found the anchor \"&x\"\n  hint: anchors, aliases and merge keys are not used here; write the value out".into()),
+    ] {
+        let report = with(config).report();
+        assert_eq!(report, format!(".swe-forge/config.yaml:{expected}"), "{config}");
+    }
+}
+
+#[test]
+fn all_mistakes_of_all_files_are_said_at_once() {
+    let fixture = with("network:\n  solve: full\nresources:\n  cpu_cores: lots\nuser: 0\n")
+        .task_json(task_with("title", "  \"title\": \"\","))
+        .write(".swe-forge/tools.json", "[]")
+        .write("extra.txt", "");
+    assert_eq!(
+        fixture.report(),
+        format!(
+            r#".swe-forge/config.yaml:2:10: network.solve: expected one of isolated, package_only, limited_web, full_web; found "full"
+  hint: did you mean "full_web"?
+.swe-forge/config.yaml:4:14: resources.cpu_cores: expected a number from 0.01 to 16 (the operator's ceiling); found "lots"
+.swe-forge/config.yaml:5:7: user: {USER}; found 0
+  hint: 0 is root, which no task runs as
+.swe-forge/task.json:3:12: title: expected some text; found ""
+.swe-forge/tools.json:1:1: expected an object; found a list
+extra.txt: expected only .swe-forge, src, tests, solution, README* and LICENSE*; "extra.txt" has no place in a task directory
+  hint: move it into src/ if the task starts from it, or remove it"#
+        )
+    );
+}
+
+#[test]
+fn a_difficulty_above_the_ceiling_is_refused_unless_the_config_lowers_it() {
+    let options = LoadOptions {
+        ceiling: LimitCeiling {
+            memory_bytes: 1024 * MEBIBYTE,
+            cpu_millis: 1500,
+            ..LimitCeiling::default()
+        },
+    };
+    let hard = task_with("difficulty", "  \"difficulty\": \"hard\",");
+    let fixture = with("resources: {cpu_cores: 1.5}").task_json(&hard);
+    let errors = load_task(fixture.path(), &options).unwrap_err();
+    assert_eq!(
+        fixture.shown(&errors.diagnostics),
+        ".swe-forge/task.json:5:17: difficulty: hard gets memory_mb 2048, the operator allows 1024\n  hint: set resources.memory_mb in config.yaml to a smaller value"
+    );
+    let fixture = with("resources: {cpu_cores: 1.5, memory_mb: 1024}").task_json(&hard);
+    let task = load_task(fixture.path(), &options).unwrap();
+    assert_eq!(task.limits.cpu_millis, 1500);
+}
