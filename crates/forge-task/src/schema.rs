@@ -76,6 +76,7 @@ fn tidy(schema: &mut Schema) {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use forge_core::LimitCeiling;
     use forge_core::task::VerifyContainer;
