@@ -104,15 +104,17 @@ async fn logs_artifacts_report_and_record_are_there_afterwards() {
     assert!(record.cleanup_ended_at.is_some());
 }
 
+/// A command that ends so after the kernel killed one of its processes for want of memory.
+fn starved(ending: Ending) -> FakeExec {
+    let mut exec = FakeExec::ends(ending);
+    if let FakeExec::Ends { report, .. } = &mut exec {
+        report.oom_kills = 1;
+    }
+    exec
+}
+
 #[tokio::test]
 async fn each_end_of_a_phase_becomes_its_own_reason_and_leaves_nothing() {
-    let starved = |ending| {
-        let mut exec = FakeExec::ends(ending);
-        if let FakeExec::Ends { report, .. } = &mut exec {
-            report.oom_kills = 1;
-        }
-        exec
-    };
     let cases = [
         (
             "setup",
