@@ -24,7 +24,7 @@ cargo xtask COMMAND
   setup            find or install an engine and make the base images that are missing
   tidy             check the rules of the house: arrows between crates, file lengths, lints
   schemas          write the JSON Schemas anew from the Rust types
-  bench [NAME]     measure what SPECIFICATION.md promises: cold-start, exec, transfer, output
+  bench [NAME]     measure what SPECIFICATION.md promises: cold-start, exec, output, transfer
 
 demo and test may be repeated at will and reuse what is there.
 ";

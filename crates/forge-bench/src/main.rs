@@ -1,0 +1,60 @@
+//! Benchmarks: the promises of SPECIFICATION.md, measured on a real engine beside the raw engine.
+//!
+//! `cargo xtask bench [NAME]` builds what is needed and runs this.
+
+mod cold_start;
+mod exec;
+mod output;
+mod raw;
+mod report;
+mod stage;
+mod transfer;
+
+use std::process::ExitCode;
+
+use report::Report;
+use stage::{BenchError, Stage};
+
+const NAMES: [&str; 4] = ["cold-start", "exec", "output", "transfer"];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = names.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        report::complain(&format!(
+            "'{unknown}' is not a benchmark: {}",
+            NAMES.join(", ")
+        ));
+        return ExitCode::from(2);
+    }
+    match run(&names).await {
+        Ok(report) => {
+            report.print();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            report::complain(&report::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(names: &[String]) -> Result<Report, BenchError> {
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|each| each == name);
+    let stage = Stage::new().await?;
+    let mut report = Report::new(&stage.description);
+    if wanted("cold-start") {
+        cold_start::run(&stage, &mut report).await?;
+    }
+    if wanted("exec") {
+        exec::run(&stage, &mut report).await?;
+    }
+    // Before the transfers, whose buffers would hide what output costs in memory.
+    if wanted("output") {
+        output::run(&stage, &mut report).await?;
+    }
+    if wanted("transfer") {
+        transfer::run(&stage, &mut report).await?;
+    }
+    Ok(report)
+}

@@ -1,0 +1,177 @@
+//! What every benchmark stands on: an engine, an image, sandboxes that are removed again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forge_core::{
+    Attempt, Difficulty, ExecRequest, NetworkLevel, OwnerId, Ownership, Role, RunId, SandboxId,
+    SandboxSpec, TaskId, UserId, WorkspaceSpec,
+};
+use forge_engine::{Engine, EngineDescription, EngineError, PreparedImage, Sandbox};
+use forge_engine_docker::{DiskSharing, DockerEngine, DockerOptions, Environment, InitBinary};
+use forge_wire::Secret;
+use jiff::{SignedDuration, Timestamp};
+
+/// The image that sandboxes run.
+pub(crate) const IMAGE: &str = "swe-forge/python-base:latest";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BenchError {
+    #[error("the engine failed")]
+    Engine(#[from] EngineError),
+    #[error("could not {what}")]
+    Io {
+        what: &'static str,
+        source: std::io::Error,
+    },
+    #[error("the engine's interface answered unexpectedly: {0}")]
+    Raw(String),
+    #[error("SWE_FORGE_INIT is not set: run this by `cargo xtask bench`")]
+    NoInit,
+    #[error("an identifier was refused")]
+    Id(#[from] forge_core::id::InvalidId),
+    #[error("a command ended as {0:?}")]
+    Ending(forge_core::Ending),
+}
+
+/// An engine with an image, and a folder for its sockets.
+pub(crate) struct Stage {
+    pub engine: Arc<DockerEngine>,
+    pub description: EngineDescription,
+    pub image: PreparedImage,
+    owner: OwnerId,
+    run: RunId,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Result<Self, BenchError> {
+        let init: PathBuf = std::env::var_os("SWE_FORGE_INIT")
+            .ok_or(BenchError::NoInit)?
+            .into();
+        let bytes = std::fs::read(init).map_err(|source| BenchError::Io {
+            what: "read forge-init",
+            source,
+        })?;
+        let folder = tempfile::Builder::new()
+            .prefix("sf")
+            .tempdir()
+            .map_err(|source| BenchError::Io {
+                what: "make a folder",
+                source,
+            })?;
+        let owner = OwnerId::new("forge-bench")?;
+        let options = DockerOptions {
+            host: None,
+            environment: Environment::of_process(),
+            init_binary: InitBinary {
+                bytes: bytes.into(),
+            },
+            channel_root: folder.path().join("c"),
+            owner: owner.clone(),
+            disk_sharing: DiskSharing::Probe,
+            allow_pull: false,
+        };
+        let engine = Arc::new(DockerEngine::connect(options).await?);
+        let description = engine.describe().await?;
+        let image = engine.prepare_image(IMAGE).await?;
+        let run = RunId::from_uuid(uuid::Uuid::now_v7());
+        Ok(Self {
+            engine,
+            description,
+            image,
+            owner,
+            run,
+            _folder: folder,
+        })
+    }
+
+    fn ownership(&self) -> Result<Ownership, BenchError> {
+        let now = Timestamp::now();
+        Ok(Ownership {
+            owner: self.owner.clone(),
+            run: self.run,
+            task: TaskId::new("bench")?,
+            attempt: Attempt(1),
+            difficulty: Difficulty::Hard,
+            created_at: now,
+            expires_at: now + SignedDuration::from_hours(1),
+            holder: String::new(),
+        })
+    }
+
+    /// A workspace and a sandbox on it, ready for commands.
+    pub(crate) async fn sandbox(&self, number: u32) -> Result<Arc<dyn Sandbox>, BenchError> {
+        let id = self.id(number)?;
+        let user = UserId::for_slot(u16::try_from(number % 1000).unwrap_or(0));
+        let workspace = WorkspaceSpec {
+            id: id.clone(),
+            ownership: self.ownership()?,
+            user,
+            specification: Vec::new(),
+        };
+        self.engine
+            .create_workspace(&workspace, &self.image)
+            .await?;
+        let limits = Difficulty::Hard
+            .limits()
+            .clamped_to_cores(self.description.cores)
+            .0;
+        let spec = SandboxSpec {
+            id: id.clone(),
+            ownership: self.ownership()?,
+            role: Role::Sandbox,
+            workspace: id,
+            limits,
+            network: NetworkLevel::Isolated,
+            user,
+            env: self.image.env.clone(),
+            max_lifetime: Duration::from_secs(600),
+        };
+        let secret = Secret::new([7; 32]);
+        Ok(self.engine.create(&spec, &self.image, &secret).await?)
+    }
+
+    pub(crate) async fn destroy(&self, number: u32) -> Result<(), BenchError> {
+        let id = self.id(number)?;
+        self.engine.destroy(&id).await?;
+        Ok(self.engine.destroy_workspace(&id).await?)
+    }
+
+    fn id(&self, number: u32) -> Result<SandboxId, BenchError> {
+        Ok(SandboxId::new(format!(
+            "bench-{}-{number}",
+            self.run.short()
+        ))?)
+    }
+
+    /// A request for `argv` with a bound on its time.
+    pub(crate) fn request(&self, argv: &[&str]) -> ExecRequest {
+        ExecRequest {
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            env: self.image.env.clone().into_iter().collect(),
+            working_directory: "/workspace".to_owned(),
+            stdin: false,
+            timeout: Some(Duration::from_secs(120)),
+            grace: Duration::from_secs(1),
+            output_limit: 1 << 30,
+        }
+    }
+}
+
+/// Runs a command to its end; gives the bytes of its output.
+pub(crate) async fn complete(
+    sandbox: &dyn Sandbox,
+    request: ExecRequest,
+) -> Result<u64, BenchError> {
+    let mut exec = sandbox.exec(request).await?;
+    let mut bytes = 0;
+    while let Some(chunk) = exec.output.next().await {
+        bytes += chunk.bytes.len() as u64;
+    }
+    match exec.exit.await?.ending {
+        forge_core::Ending::Exited(0) => Ok(bytes),
+        other => Err(BenchError::Ending(other)),
+    }
+}
