@@ -13,6 +13,7 @@ use crate::stage::{BenchError, Stage};
 const ROUNDS: usize = 7;
 const LARGE: usize = 64_000_000;
 const SMALL_FILES: usize = 2000;
+const SMALL_SIZE: usize = 512;
 const NUMBER: u32 = 10_002;
 const LIMITS: TransferLimits = TransferLimits {
     bytes: 1 << 32,
@@ -33,13 +34,41 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<(), BenchE
         "64 MB out, median                             {:.0} MB/s",
         rate(&down)
     ));
-    let small = archive(SMALL_FILES, 512);
+    let small = archive(SMALL_FILES, SMALL_SIZE);
     let (up, _) = rounds(&*sandbox, &small, "/workspace/file-1").await?;
     report.add(format!(
         "2,000 files of 512 bytes in, median           {}",
         show(percentile(&up, 50))
     ));
+    report.add(format!(
+        "the same files written to the local disk      {}",
+        show(percentile(&local_files()?, 50))
+    ));
     stage.destroy(NUMBER).await
+}
+
+/// What the disk itself takes for as many files, replaced each round as the transfers do.
+fn local_files() -> Result<Vec<Duration>, BenchError> {
+    let io = |source| BenchError::Io {
+        what: "write local files",
+        source,
+    };
+    let folder = tempfile::tempdir().map_err(io)?;
+    let mut samples = Vec::new();
+    for round in 0..=ROUNDS {
+        let began = Instant::now();
+        for number in 0..SMALL_FILES {
+            let path = folder.path().join(format!("file-{number}"));
+            if round > 0 {
+                std::fs::remove_file(&path).map_err(io)?;
+            }
+            std::fs::write(&path, [b'x'; SMALL_SIZE]).map_err(io)?;
+        }
+        if round > 0 {
+            samples.push(began.elapsed());
+        }
+    }
+    Ok(samples)
 }
 
 async fn rounds(

@@ -1,9 +1,10 @@
 //! Garbage collection: removes what orchestrators that are gone left on an engine.
 
-use forge_core::OwnerId;
 use forge_core::ownership::keys;
+use forge_core::{Failure, OwnerId, Reason, Transition};
 use forge_engine::{Engine, EngineError, FoundObject, ObjectKind};
 use forge_plan::reaper::{self, Facts, Ground, Holder};
+use forge_store::{AttemptFilter, AttemptRecord, Store, StoreError};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -50,6 +51,80 @@ impl GcReport {
             .filter(|leftover| leftover.error.is_some())
             .count()
     }
+}
+
+/// Settles the record of runs whose orchestrator is gone: attempts that were under way are lost,
+/// and what nobody finds on the engine any more counts as removed. Returns how many runs.
+///
+/// # Errors
+/// [`SettleError`]; runs settled before it stay settled.
+pub async fn settle_dead_runs(
+    engine: &dyn Engine,
+    store: &Store,
+    now: Timestamp,
+) -> Result<usize, SettleError> {
+    let objects = engine.list(Some(store.owner())).await?;
+    let mut settled = 0;
+    for run in store.unfinished_runs().await? {
+        if holder::look_up(&run.holder) != Holder::Dead {
+            continue;
+        }
+        let id = run.id.to_string();
+        let clean = !objects
+            .iter()
+            .any(|object| object.label(keys::RUN) == Some(id.as_str()));
+        let filter = AttemptFilter {
+            run: Some(run.id),
+            ..AttemptFilter::default()
+        };
+        for attempt in store.attempts(&filter).await? {
+            settle_attempt(store, &attempt, clean, now).await?;
+        }
+        if clean {
+            for object in store.unremoved_objects(Some(&run.id)).await? {
+                store.object_removed(object.kind, &object.name, now).await?;
+            }
+        }
+        store.end_run(&run.id, None, now).await?;
+        settled += 1;
+    }
+    Ok(settled)
+}
+
+async fn settle_attempt(
+    store: &Store,
+    attempt: &AttemptRecord,
+    clean: bool,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut state = attempt.state.clone();
+    let message = "the orchestrator ended without a word";
+    let lost = Transition::Fail(Failure::new(Reason::Lost, message));
+    // Transitions that the life cycle does not have from here were made before the end.
+    for transition in [Some(lost), clean.then_some(Transition::CleanUp)]
+        .into_iter()
+        .flatten()
+    {
+        if let Ok(next) = state.advance(transition) {
+            store.transition(&attempt.id, &state, &next, now).await?;
+            state = next;
+        }
+    }
+    if clean && attempt.cleanup_ended_at.is_none() {
+        store.cleanup_ended(&attempt.id, now).await?;
+    }
+    Ok(())
+}
+
+/// Why the record of dead runs could not be settled.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// The engine cannot say what is left.
+    #[error("the engine could not list what is left")]
+    Engine(#[from] EngineError),
+    /// The record cannot be read or written.
+    #[error("the record could not be settled")]
+    Store(#[from] StoreError),
 }
 
 /// Finds leftovers, and removes them unless this is a dry run.

@@ -7,6 +7,7 @@ use forge_core::exec::DEFAULT_GRACE;
 use forge_core::sandbox::WORKSPACE;
 use forge_core::{CommandLine, ExecRequest, ExitReport, Failure, Limits, Outcome, Reason};
 use forge_engine::{EngineError, EngineErrorKind, Operation, Sandbox};
+use futures::FutureExt;
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 
@@ -65,7 +66,17 @@ pub(crate) async fn run(
             Ok(exec) => exec,
             Err(error) => return Ok(PhaseEnd::Lost(error)),
         };
-        while let Some(chunk) = exec.output.next().await {
+        loop {
+            let chunk = match exec.output.next().now_or_never() {
+                Some(chunk) => chunk,
+                None => {
+                    // Somebody may follow the log: before more is awaited, all there is is in it.
+                    let flushed = log.flush().await;
+                    flushed.map_err(|error| log_failure(phase.log, &error))?;
+                    exec.output.next().await
+                }
+            };
+            let Some(chunk) = chunk else { break };
             let written = log.write_all(&chunk.bytes).await;
             written.map_err(|error| log_failure(phase.log, &error))?;
         }

@@ -176,7 +176,7 @@ impl Driver {
                     let id = self.identity.id.as_str();
                     let kind = EngineErrorKind::Corrupt;
                     let error = EngineError::new(kind, Operation::Open, id, error.to_string());
-                    return self.give_up(&error);
+                    return self.give_up(&error).await;
                 }
                 Stop::Connection(error) => {
                     tracing::debug!(sandbox = %self.identity.id, %error, "channel broke");
@@ -186,7 +186,7 @@ impl Driver {
             let again = establish(&*self.connector, &self.identity, None, RECONNECT_BUDGET).await;
             match again {
                 Ok((fresh, _)) => connection = fresh,
-                Err(error) => return self.give_up(&error),
+                Err(error) => return self.give_up(&error).await,
             }
             if let Err(error) = self.reintroduce(&mut connection) {
                 tracing::debug!(sandbox = %self.identity.id, %error, "resuming failed");
@@ -559,7 +559,7 @@ impl Driver {
         Ok(())
     }
 
-    fn give_up(self, error: &EngineError) {
+    async fn give_up(mut self, error: &EngineError) {
         let id = &self.identity.id;
         let reason =
             |operation| EngineError::new(error.kind, operation, id.as_str(), error.message.clone());
@@ -576,6 +576,10 @@ impl Driver {
         for (_, answer) in self.questions.into_values() {
             answer.send(Err(reason(Operation::Open))).ok();
         }
+        // An order that is being sent while the receiver is dropped would keep its caller waiting
+        // for ever; closing first, then taking what is there, drops every answer's sender.
+        self.orders.close();
+        while self.orders.recv().await.is_some() {}
     }
 }
 

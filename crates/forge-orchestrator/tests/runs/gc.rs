@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use forge_core::life_cycle::StateName;
 use forge_core::ownership::keys;
+use forge_core::{Attempt, Reason, RunId, SandboxId, State, Transition};
 use forge_engine::fake::FakeExec;
 use forge_engine::{FoundObject, ObjectKind};
 use forge_orchestrator::gc::{self, GcOptions};
 use forge_orchestrator::holder;
+use forge_store::{NewAttempt, NewRun, ObjectKind as StoredKind, RunKind};
 use jiff::Timestamp;
 
 use crate::support::Bench;
@@ -105,4 +108,70 @@ async fn leftovers_go_containers_first_and_everything_else_stays() {
     );
     assert_eq!(collect(false, true).await, ["expired"]);
     assert_eq!(bench.engine.objects(), ["foreign", "in-use", "unlabelled"]);
+}
+
+#[tokio::test]
+async fn the_record_of_a_run_whose_orchestrator_died_is_settled_once_nothing_is_left() {
+    let bench = Bench::new(|_| FakeExec::exits(0)).await;
+    let now = Timestamp::now();
+    let run = RunId::from_uuid(uuid::Uuid::now_v7());
+    let new_run = NewRun {
+        id: run,
+        kind: RunKind::Run,
+        agent: "nop".to_owned(),
+        created_at: now,
+        out_directory: "out".into(),
+        holder: format!("{}0", holder::this_process()),
+        arguments: Vec::new(),
+        engine: "fake".to_owned(),
+        engine_version: "1".to_owned(),
+    };
+    bench.store.begin_run(&new_run).await.unwrap();
+    let task = bench.task("orphan");
+    let id = SandboxId::for_attempt(&task.id, &run, Attempt(1));
+    let attempt = NewAttempt {
+        id: id.clone(),
+        run,
+        task: task.id.clone(),
+        attempt: Attempt(1),
+        repetition: 1,
+        title: task.title.clone(),
+        difficulty: task.difficulty,
+        image: "example:1".to_owned(),
+        created_at: now,
+    };
+    bench.store.add_attempt(&attempt).await.unwrap();
+    let creating = State::Pending.advance(Transition::Create).unwrap();
+    bench
+        .store
+        .transition(&id, &State::Pending, &creating, now)
+        .await
+        .unwrap();
+    bench
+        .store
+        .intend_object(&id, StoredKind::Container, id.as_str(), now)
+        .await
+        .unwrap();
+
+    let settle = async || {
+        gc::settle_dead_runs(&bench.engine, &bench.store, now)
+            .await
+            .unwrap()
+    };
+    assert_eq!(settle().await, 1);
+    let record = bench.store.attempt(&id).await.unwrap();
+    assert_eq!(
+        record.outcome().and_then(|outcome| outcome.reason()),
+        Some(Reason::Lost)
+    );
+    assert_eq!(record.state.name(), StateName::Cleanup);
+    assert!(
+        bench
+            .store
+            .unremoved_objects(None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(settle().await, 0);
 }

@@ -1,0 +1,101 @@
+//! The handle of the record.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use forge_core::OwnerId;
+use rusqlite::{Connection, Transaction};
+
+use crate::errors::StoreError;
+use crate::fault::Outcome;
+use crate::reader::Reader;
+use crate::writer::Writer;
+
+/// The record of an installation. Clones share one writer thread.
+///
+/// When the last clone is dropped the thread ends by itself after the writes that wait; dropping
+/// does not wait for it. [`Store::close`] does.
+#[derive(Debug, Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    owner: OwnerId,
+    // Dropped before the writer, so that the writer's connection is the last and tidies the log.
+    reader: Reader,
+    writer: Writer,
+}
+
+impl Store {
+    /// Opens the record at `path`. Makes missing folders (mode 0700) and a missing file (mode
+    /// 0600), and migrates an older schema. `fresh_owner` becomes the installation's owner when
+    /// none is recorded yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when folder or file cannot be made or opened; [`StoreError::Corrupt`],
+    /// [`StoreError::Foreign`] or [`StoreError::NewerSchema`] when the file is nothing for this
+    /// version, in which case it is left as it is; [`StoreError::Busy`], [`StoreError::Full`] and
+    /// [`StoreError::Unshareable`] as they say.
+    pub async fn open(path: impl Into<PathBuf>, fresh_owner: OwnerId) -> Result<Self, StoreError> {
+        let path = path.into();
+        let (writer, owner) = Writer::start(path.clone(), fresh_owner).await?;
+        let reader = Reader::new(path.clone());
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path,
+                owner,
+                reader,
+                writer,
+            }),
+        })
+    }
+
+    /// The installation's owner id, the same for every process that opens this record.
+    #[must_use]
+    pub fn owner(&self) -> &OwnerId {
+        &self.shared.owner
+    }
+
+    /// The database file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Finishes the writes that wait, closes the database and joins the writer thread. Clones get
+    /// [`StoreError::Closed`] from then on. Closing again does nothing.
+    ///
+    /// # Errors
+    /// What closing the database ran into, or [`StoreError::ThreadGone`].
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.shared.reader.close().await;
+        self.shared.writer.close().await
+    }
+
+    /// One transaction on the writer thread.
+    pub(crate) async fn write<T, J>(&self, action: &'static str, job: J) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        J: FnOnce(&Transaction<'_>) -> Outcome<T> + Send + 'static,
+    {
+        self.shared.writer.write(action, job).await
+    }
+
+    /// One query on a read-only connection.
+    pub(crate) async fn read<T, Q>(&self, action: &'static str, query: Q) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        Q: FnOnce(&Connection) -> Outcome<T> + Send + 'static,
+    {
+        self.shared.reader.read(action, query).await
+    }
+
+    /// Reaches behind the methods, to provoke what cannot be provoked through them.
+    #[cfg(test)]
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.shared.writer
+    }
+}

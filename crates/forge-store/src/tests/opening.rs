@@ -1,0 +1,230 @@
+//! Opening: new, old, newer, foreign and damaged files.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::{Home, new_run, owner, run_id, with_attempt};
+use crate::{Store, StoreError, connection, schema};
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+async fn refusal(path: &Path) -> StoreError {
+    Store::open(path, owner("ffffffffffff")).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_new_record_is_private_to_its_user() {
+    let home = Home::new();
+    let (store, _) = with_attempt(&home).await;
+    let database = home.database();
+    assert_eq!(mode(database.parent().unwrap()), 0o700);
+    for file in ["swe-forge.db", "swe-forge.db-wal", "swe-forge.db-shm"] {
+        assert_eq!(mode(&database.with_file_name(file)), 0o600, "{file}");
+    }
+    store.close().await.unwrap();
+    assert!(!database.with_file_name("swe-forge.db-wal").exists());
+}
+
+#[tokio::test]
+async fn the_first_owner_stays_the_owner() {
+    let home = Home::new();
+    let first = Store::open(home.database(), owner("aaaaaaaaaaaa"))
+        .await
+        .unwrap();
+    let second = Store::open(home.database(), owner("bbbbbbbbbbbb"))
+        .await
+        .unwrap();
+    assert_eq!(first.owner(), &owner("aaaaaaaaaaaa"));
+    assert_eq!(second.owner(), &owner("aaaaaaaaaaaa"));
+    assert_eq!(second.path(), home.database());
+}
+
+#[tokio::test]
+async fn a_file_of_version_zero_is_migrated() {
+    let home = Home::new();
+    let empty = home.folder().join("empty.db");
+    fs::write(&empty, b"").unwrap();
+    let bare = home.folder().join("bare.db");
+    let raw = Connection::open(&bare).unwrap();
+    raw.execute_batch("VACUUM").unwrap();
+    raw.close().unwrap();
+    for path in [empty, bare] {
+        let store = Store::open(&path, owner("aaaaaaaaaaaa")).await.unwrap();
+        store.begin_run(&new_run(1)).await.unwrap();
+        store.close().await.unwrap();
+        let raw = Connection::open(&path).unwrap();
+        let version: u32 = raw
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        assert_eq!(version as usize, schema::MIGRATIONS.len());
+    }
+}
+
+#[tokio::test]
+async fn a_migration_keeps_what_is_recorded_and_is_done_once() {
+    let home = Home::new();
+    let (store, id) = with_attempt(&home).await;
+    store.close().await.unwrap();
+    let path = home.database();
+    let mut steps = schema::MIGRATIONS.to_vec();
+    steps.push("ALTER TABLE attempts ADD COLUMN colour TEXT");
+    let mut connection = connection::open_for_writing(&path).unwrap();
+    for _ in 0..2 {
+        schema::migrate(&mut connection, &path, &steps).unwrap();
+    }
+    let (found, colour): (String, Option<String>) = connection
+        .query_row("SELECT public_id, colour FROM attempts", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert_eq!((found.as_str(), colour), (id.as_str(), None));
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_leaves_the_old_version() {
+    let home = Home::new();
+    let path = home.made().await;
+    let mut steps = schema::MIGRATIONS.to_vec();
+    steps.push("CREATE TABLE half (id INTEGER); CREATE TABLE runs (id INTEGER)");
+    let mut connection = connection::open_for_writing(&path).unwrap();
+    schema::migrate(&mut connection, &path, &steps).unwrap_err();
+    let half: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM sqlite_schema WHERE name = 'half'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(half, 0);
+    connection.close().unwrap();
+    home.open().await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_as_it_is() {
+    let home = Home::new();
+    let path = home.made().await;
+    let raw = Connection::open(&path).unwrap();
+    raw.pragma_update(None, "user_version", 99).unwrap();
+    raw.close().unwrap();
+    let before = fs::read(&path).unwrap();
+    let error = refusal(&path).await;
+    assert!(
+        matches!(
+            error,
+            StoreError::NewerSchema {
+                found: 99,
+                supported: 1,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    assert!(error.hint().is_some());
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn the_database_of_another_program_is_refused_and_left_as_it_is() {
+    let home = Home::new();
+    let path = home.folder().join("places.sqlite");
+    let raw = Connection::open(&path).unwrap();
+    raw.execute_batch("CREATE TABLE places (url TEXT); PRAGMA user_version = 75")
+        .unwrap();
+    raw.close().unwrap();
+    let before = fs::read(&path).unwrap();
+    let error = refusal(&path).await;
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error:?}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_refused_by_name_and_left_as_it_is() {
+    let home = Home::new();
+    let whole = fs::read(home.made().await).unwrap();
+    let mut scribbled = whole.clone();
+    scribbled[100..4000].fill(0x5a);
+    let damages: [(&str, &[u8]); 4] = [
+        (
+            "text",
+            b"this was never a database, whatever its name says\n",
+        ),
+        ("short", b"x"),
+        ("cut", &whole[..whole.len() / 2]),
+        ("scribbled", &scribbled),
+    ];
+    for (name, damaged) in damages {
+        let path = home.folder().join(name);
+        fs::write(&path, damaged).unwrap();
+        let error = refusal(&path).await;
+        assert!(
+            matches!(error, StoreError::Corrupt { .. }),
+            "{name}: {error:?}"
+        );
+        let shown = path.display().to_string();
+        assert!(error.to_string().contains(&shown), "{error}");
+        assert!(error.hint().unwrap().contains(&shown));
+        assert_eq!(fs::read(&path).unwrap(), damaged, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_file_with_a_log_beside_it_is_refused_and_both_are_left() {
+    let home = Home::new();
+    let path = home.folder().join("emptied");
+    let log = home.folder().join("emptied-wal");
+    fs::write(&path, b"").unwrap();
+    fs::write(&log, b"all that is left").unwrap();
+    let error = refusal(&path).await;
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    assert_eq!(fs::read(&log).unwrap(), b"all that is left");
+}
+
+/// A folder that nobody can make files in, not even root, whom permissions do not stop.
+fn read_only_folder(home: &Home) -> PathBuf {
+    let folder = home.folder().join("locked");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o500)).unwrap();
+    match fs::write(folder.join("probe"), b"") {
+        Ok(()) => PathBuf::from("/proc/self"),
+        Err(_) => folder,
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_named() {
+    let home = Home::new();
+    let folder = read_only_folder(&home);
+    let file_in_the_way = home.folder().join("file");
+    fs::write(&file_in_the_way, b"").unwrap();
+    for path in [
+        folder.join("swe-forge.db"),
+        file_in_the_way.join("state").join("swe-forge.db"),
+    ] {
+        let error = refusal(&path).await;
+        let StoreError::Io { path: named, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert!(path.starts_with(named), "{error}");
+        assert!(error.hint().unwrap().contains(&named.display().to_string()));
+    }
+}
+
+#[tokio::test]
+async fn a_folder_in_place_of_the_file_is_refused() {
+    let home = Home::new();
+    let error = refusal(home.folder()).await;
+    assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
+    let store = home.open().await;
+    let missing = store.run(&run_id(1)).await;
+    assert!(
+        matches!(missing, Err(StoreError::NotFound { .. })),
+        "{missing:?}"
+    );
+}

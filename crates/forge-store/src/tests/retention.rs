@@ -1,0 +1,89 @@
+//! Old runs are forgotten, those still needed are not.
+
+use std::path::PathBuf;
+
+use forge_core::PhaseName;
+
+use super::{Home, at, new_attempt, new_run, run_id};
+use crate::{AttemptFilter, DeletedRun, ObjectKind, Store, StoreError};
+
+/// Runs 1 and 2 ended at 10 and 20, run 3 has not, run 4 ended at 5 and left a volume.
+async fn runs_of_all_ages(home: &Home) -> Store {
+    let store = home.open().await;
+    for (run, end) in [(1, Some(10)), (2, Some(20)), (3, None), (4, Some(5))] {
+        store.begin_run(&new_run(run)).await.unwrap();
+        let attempt = new_attempt(run, "task", 1);
+        store.add_attempt(&attempt).await.unwrap();
+        store
+            .begin_phase(&attempt.id, PhaseName::Setup, at(1))
+            .await
+            .unwrap();
+        let kind = ObjectKind::Volume;
+        let name = format!("v{run}");
+        store
+            .intend_object(&attempt.id, kind, &name, at(1))
+            .await
+            .unwrap();
+        if run != 4 {
+            store.object_removed(kind, &name, at(2)).await.unwrap();
+        }
+        if let Some(end) = end {
+            store.end_run(&run_id(run), Some(0), at(end)).await.unwrap();
+        }
+    }
+    store
+}
+
+#[tokio::test]
+async fn runs_that_ended_long_ago_and_left_nothing_are_deleted_with_their_attempts() {
+    let home = Home::new();
+    let store = runs_of_all_ages(&home).await;
+    let expired: Vec<_> = store
+        .expired_runs(at(15))
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|run| run.id)
+        .collect();
+    assert_eq!(expired, [run_id(1)]);
+    let deleted = store.delete_runs_before(at(1000)).await.unwrap();
+    let out = |run: u128| DeletedRun {
+        id: run_id(run),
+        out_directory: PathBuf::from(format!("/out/{run}")),
+    };
+    assert_eq!(deleted, [out(1), out(2)]);
+    let left = store.attempts(&AttemptFilter::default()).await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|attempt| attempt.run).collect();
+    assert_eq!(left, [run_id(4), run_id(3)]);
+    let orphans: i64 = store
+        .read("count", |connection| {
+            let sql = "SELECT (SELECT count(*) FROM phases) + (SELECT count(*) FROM objects)";
+            Ok(connection.query_row(sql, [], |row| row.get(0))?)
+        })
+        .await
+        .unwrap();
+    assert_eq!(orphans, 4);
+}
+
+#[tokio::test]
+async fn a_run_that_is_needed_cannot_be_deleted() {
+    let home = Home::new();
+    let store = runs_of_all_ages(&home).await;
+    for run in [3, 4] {
+        let refused = store.delete_run(&run_id(run)).await;
+        assert!(
+            matches!(refused, Err(StoreError::RunInUse { .. })),
+            "{refused:?}"
+        );
+    }
+    store
+        .object_removed(ObjectKind::Volume, "v4", at(6))
+        .await
+        .unwrap();
+    store.delete_run(&run_id(4)).await.unwrap();
+    let again = store.delete_run(&run_id(4)).await;
+    assert!(
+        matches!(again, Err(StoreError::NotFound { .. })),
+        "{again:?}"
+    );
+}
