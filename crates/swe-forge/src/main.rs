@@ -1,2 +1,12 @@
-//! The swe-forge command.
-fn main() {}
+//! The swe-forge command: brings the command line together with the engines there are.
+
+mod diagnosis;
+mod docker;
+mod init_binary;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    forge_cli::main(Arc::new(docker::DockerProvider))
+}

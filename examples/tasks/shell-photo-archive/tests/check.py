@@ -4,13 +4,12 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
 
 SCRIPT = os.path.abspath("src/bin/photo-archive")
-SHELLS = [shell for shell in ("dash", "bash", "sh") if shutil.which(shell)]
+SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)] or ["sh"]
 MAY = 1714564800  # 2024-05-01 12:00 UTC
 NAMES = [
     "plain.jpg",
@@ -280,12 +279,12 @@ class Base:
         put(os.path.join(self.archive, "x.tmp"), "1")
         for days in ("x", "-1", "", "1.5", "1 -o -name keep", "1\n2", "+1"):
             self.run_script("prune", "archive", days, status=2)
-        self.run_script("prune", "no such archive", "1", status=1)
-        put(os.path.join(self.dir, "old.tmp"), "1")
-        self.assertEqual(sorted(tree(self.dir)), ["archive/x.tmp", "old.tmp"])
+        self.assertEqual(sorted(tree(self.dir)), ["archive/x.tmp"])
 
     def test_prune_of_a_missing_archive_touches_nothing(self):
         put(os.path.join(self.dir, "old.tmp"), "1")
+        for command in ("checksum", "verify"):
+            self.run_script(command, "no such archive", status=1)
         self.run_script("prune", "no such archive", "1", status=1)
         self.assertEqual(sorted(tree(self.dir)), ["old.tmp"])
 
@@ -313,6 +312,4 @@ for _shell in SHELLS:
     globals()[f"Test_{_shell}"] = type(f"Test_{_shell}", (Base, unittest.TestCase), {"shell": _shell})
 
 if __name__ == "__main__":
-    if "dash" not in SHELLS and "sh" not in SHELLS:
-        sys.exit("no shell to test with")
     unittest.main(verbosity=1)

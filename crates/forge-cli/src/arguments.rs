@@ -1,0 +1,426 @@
+//! The command line's grammar and its help.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use forge_core::PhaseName;
+use forge_plan::queue::MAX_SLOTS;
+
+use crate::exit_status::ExitStatus;
+use crate::settings::VARIABLES;
+
+/// Runs software-engineering tasks for agents, each in a container of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "swe-forge",
+    version,
+    max_term_width = 100,
+    propagate_version = false,
+    infer_subcommands = false,
+    after_help = "`swe-forge --help` lists exit codes and environment variables.",
+    after_long_help = epilogue(),
+)]
+pub struct Arguments {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Address of the engine: unix:///path or tcp://host:port [env: SWE_FORGE_ENGINE]
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS",
+        help_heading = "Global options"
+    )]
+    pub engine_host: Option<String>,
+    /// Show results and errors only
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Global options"
+    )]
+    pub quiet: bool,
+    /// Log more to standard error: -v what is done, -vv details, -vvv everything
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+    /// When to use colours; `auto` heeds NO_COLOR
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        help_heading = "Global options"
+    )]
+    pub color: ColorChoice,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// How results are written to standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Human,
+    /// One JSON document, for programs
+    Json,
+}
+
+/// The choice of an output format.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// How to write the result to standard output
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Give every task to an agent and verify what it did
+    Run(RunArguments),
+    /// Check that tasks fail with nothing done and pass with their solution, every time
+    Validate(ValidateArguments),
+    /// Read task files and say everything that is wrong with them
+    Check(CheckArguments),
+    /// Look at the engine, the machine and the base images, and say what is missing
+    Doctor(DoctorArguments),
+    /// Make, list and remove base images
+    Images(ImagesArguments),
+    /// List attempts under way
+    Ps(PsArguments),
+    /// Show everything about an attempt
+    Show(ShowArguments),
+    /// Show what the commands of an attempt wrote
+    Logs(LogsArguments),
+    /// List what was kept of an attempt, or copy it
+    Artifacts(ArtifactsArguments),
+    /// Remove what processes that are gone left on the engine
+    Gc(GcArguments),
+    /// Write completions for a shell to standard output
+    Completions(CompletionsArguments),
+    /// Write the manual
+    Man(ManArguments),
+}
+
+/// Which tasks.
+#[derive(Debug, Args)]
+pub struct TaskPaths {
+    /// Task directories, or folders of them
+    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub directories: Vec<PathBuf>,
+}
+
+/// How attempts are carried out.
+#[derive(Debug, Args)]
+pub struct Execution {
+    /// Attempts under way at once [default: twice the cores of the engine's machine, at most 10]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SLOTS))
+    )]
+    pub jobs: Option<u16>,
+    /// Folder for the run's folder with reports, logs and artifacts
+    #[arg(
+        short,
+        long,
+        value_name = "DIR",
+        default_value = "swe-forge-out",
+        value_hint = ValueHint::DirPath
+    )]
+    pub out: PathBuf,
+    /// Keep containers and volumes for inspection; `swe-forge gc` removes them
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Who solves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AgentName {
+    /// Nobody: the task stays as it is
+    Nop,
+    /// The author: the reference solution is applied
+    Oracle,
+    /// A command in the sandbox: --command, or the task's own `solve`
+    Command,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The tasks.
+    #[command(flatten)]
+    pub tasks: TaskPaths,
+    /// Who solves; `command` when --command is given, required otherwise
+    #[arg(short, long, value_enum)]
+    pub agent: Option<AgentName>,
+    /// What the command agent runs, as text for the sandbox's `/bin/sh -c`
+    #[arg(short, long, value_name = "TEXT")]
+    pub command: Option<String>,
+    /// How.
+    #[command(flatten)]
+    pub execution: Execution,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArguments {
+    /// The tasks.
+    #[command(flatten)]
+    pub tasks: TaskPaths,
+    /// How often each task is tried with nothing done and with its solution
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    pub repeat: u32,
+    /// How.
+    #[command(flatten)]
+    pub execution: Execution,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// The tasks.
+    #[command(flatten)]
+    pub tasks: TaskPaths,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `images`.
+#[derive(Debug, Args)]
+pub struct ImagesArguments {
+    /// What to do with images.
+    #[command(subcommand)]
+    pub command: ImagesCommand,
+}
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImagesCommand {
+    /// Make the base images that are missing or out of date
+    Build {
+        /// Which: python, node, rust, multi [default: all of them]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Where from [default: official images where a registry has them, else Debian packages]
+        #[arg(long, value_enum, value_name = "SOURCE")]
+        from: Option<ImageOrigin>,
+        /// Make them even when they are up to date
+        #[arg(long)]
+        force: bool,
+        /// Output.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// List the base images
+    Ls {
+        /// Output.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Remove base images
+    Rm {
+        /// Which: python, node, rust, multi
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+/// Where base images are made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImageOrigin {
+    /// Official images of a registry
+    Registry,
+    /// Packages of a Debian mirror
+    Debian,
+}
+
+/// `ps`.
+#[derive(Debug, Args)]
+pub struct PsArguments {
+    /// Also list attempts that ended
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only attempts of this run: its id, or the beginning or end of it
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// At most so many, newest first
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
+    pub limit: u32,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Which attempt.
+#[derive(Debug, Args)]
+pub struct AttemptName {
+    /// An attempt's id or the beginning of it, or a task's id for its latest attempt
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    /// Which.
+    #[command(flatten)]
+    pub attempt: AttemptName,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArguments {
+    /// Which.
+    #[command(flatten)]
+    pub attempt: AttemptName,
+    /// Only this phase: setup, solve or verify [default: all, in this order]
+    #[arg(short, long, value_name = "PHASE", value_parser = phase())]
+    pub phase: Option<PhaseName>,
+    /// Go on until the attempt has ended
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+fn phase() -> impl clap::builder::TypedValueParser<Value = PhaseName> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser};
+    PossibleValuesParser::new(PhaseName::ALL.map(PhaseName::as_str))
+        .try_map(|text| text.parse::<PhaseName>())
+}
+
+/// `artifacts`.
+#[derive(Debug, Args)]
+pub struct ArtifactsArguments {
+    /// Which.
+    #[command(flatten)]
+    pub attempt: AttemptName,
+    /// Copy them below this folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub to: Option<PathBuf>,
+    /// Overwrite files that exist
+    #[arg(long, requires = "to")]
+    pub force: bool,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `gc`.
+#[derive(Debug, Args)]
+pub struct GcArguments {
+    /// Say what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Also remove expired objects of other installations on this engine
+    #[arg(long)]
+    pub any_owner: bool,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArguments {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Debug, Args)]
+pub struct ManArguments {
+    /// Write a page for every command to this folder [default: the main page to standard output]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub to: Option<PathBuf>,
+}
+
+/// Exit codes and environment variables, for the end of the help and of the manual.
+fn epilogue() -> String {
+    let mut text = String::from("Exit codes:\n");
+    // Writing to a String cannot fail.
+    for status in ExitStatus::ALL {
+        writeln!(text, "  {:<5} {}", status.code(), status.meaning()).ok();
+    }
+    text.push_str("\nEnvironment variables:\n");
+    for (name, meaning) in VARIABLES {
+        writeln!(text, "  {name}\n      {meaning}").ok();
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_code_for_bad_input() {
+        for line in [
+            &["swe-forge", "run"][..],
+            &["swe-forge", "run", "x", "-j", "0"],
+            &["swe-forge", "run", "x", "-j", "5000"],
+            &["swe-forge", "run", "x", "--agent", "gpt"],
+            &["swe-forge", "validate", "x", "--repeat", "0"],
+            &["swe-forge", "logs", "x", "--phase", "boot"],
+            &["swe-forge", "artifacts", "x", "--force"],
+            &["swe-forge", "-q", "-v", "ps"],
+            &["swe-forge", "frobnicate"],
+        ] {
+            let error = Arguments::try_parse_from(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+}

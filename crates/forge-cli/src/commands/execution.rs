@@ -1,0 +1,142 @@
+//! What `run` and `validate` share: from task directories to a report and an exit code.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use forge_core::{RunId, Task};
+use forge_engine::EngineDescription;
+use forge_orchestrator::run::Purpose;
+use forge_orchestrator::{EventSink, Orchestrator, RunOptions, RunSummary};
+use uuid::Uuid;
+
+use super::tasks;
+use crate::arguments::{Execution, Format};
+use crate::error::CliError;
+use crate::escape;
+use crate::exit_status::{ExitStatus, RunFacts};
+use crate::progress::{self, Aim, Board};
+use crate::provider::Need;
+use crate::results;
+use crate::session::Session;
+use crate::units;
+
+/// The most attempts at once that nobody asked for.
+const USUAL_JOBS: u16 = 10;
+
+/// A run or validation as it was asked for.
+pub(super) struct Request {
+    pub directories: Vec<PathBuf>,
+    pub purpose: Purpose,
+    pub execution: Execution,
+    pub format: Format,
+}
+
+/// Carries a run through.
+pub(super) async fn carry_out(session: &Session, request: Request) -> Result<ExitStatus, CliError> {
+    let tasks = tasks::load_all_good(request.directories).await?;
+    let out = make_out_folder(request.execution.out).await?;
+    let store = session.record().await?;
+    let engine = session.engine(store.owner(), Need::Sandboxes).await?;
+    let description = engine.describe().await?;
+    let options = RunOptions {
+        run: RunId::from_uuid(Uuid::now_v7()),
+        purpose: request.purpose,
+        concurrency: request
+            .execution
+            .jobs
+            .unwrap_or_else(|| usual_jobs(description.cores)),
+        out,
+        keep: request.execution.keep,
+        arguments: session.arguments.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let (aim, attempts) = aim(&options.purpose, tasks.len() as u64);
+    announce(session, &options, tasks.len() as u64, &description);
+    let orchestrator = Orchestrator::new(engine, store.clone());
+    let summary = watched(session, &orchestrator, &tasks, options, (aim, attempts)).await;
+    store.close().await?;
+    let summary = summary?;
+    let status = RunFacts::of(&summary.report, summary.cancelled).exit_status();
+    let written = match request.format {
+        Format::Json => session.printer.json(&summary.report),
+        Format::Human => {
+            let printer = &session.printer;
+            if printer.out_is_terminal() {
+                // On a terminal the result stands right below the progress.
+                printer.progress("");
+            }
+            let text = results::render(&summary.report, &summary.layout, aim, printer);
+            printer.text(&text)
+        }
+    };
+    match written {
+        // The tasks' result counts, not who reads about it.
+        Err(error) if !error.is_reader_gone() => Err(error),
+        _ => Ok(status),
+    }
+}
+
+async fn watched(
+    session: &Session,
+    orchestrator: &Orchestrator,
+    tasks: &[Arc<Task>],
+    options: RunOptions,
+    (aim, attempts): (Aim, u64),
+) -> Result<RunSummary, CliError> {
+    let (events, received) = EventSink::channel();
+    let names = tasks.iter().map(|task| &task.id);
+    let board = Board::new(aim, attempts, names, Instant::now());
+    let run = Box::pin(orchestrator.run(tasks, options, events, session.cancellation.clone()));
+    let watch = progress::watch(&session.printer, board, received);
+    let (summary, ()) = tokio::join!(run, watch);
+    Ok(summary?)
+}
+
+/// The folder for runs, made when it is missing, before anything else is.
+async fn make_out_folder(out: PathBuf) -> Result<PathBuf, CliError> {
+    let out = std::path::absolute(&out).map_err(CliError::file("find", &out))?;
+    let made = tokio::fs::create_dir_all(&out).await;
+    made.map_err(CliError::file("make the folder", &out))?;
+    Ok(out)
+}
+
+/// Twice the cores, since attempts wait for the engine and the disk as well; at most ten.
+fn usual_jobs(cores: u64) -> u16 {
+    let twice = cores.max(1).saturating_mul(2);
+    u16::try_from(twice).map_or(USUAL_JOBS, |jobs| jobs.min(USUAL_JOBS))
+}
+
+const fn aim(purpose: &Purpose, tasks: u64) -> (Aim, u64) {
+    match purpose {
+        Purpose::Run(_) => (Aim::Complete, tasks),
+        Purpose::Validate { repeat } => (Aim::Validate, tasks * 2 * *repeat as u64),
+    }
+}
+
+fn announce(session: &Session, options: &RunOptions, tasks: u64, engine: &EngineDescription) {
+    let tasks = units::count(tasks, "task");
+    let doing = match &options.purpose {
+        Purpose::Run(agent) => format!("running {tasks} with agent {agent}"),
+        Purpose::Validate { repeat: 1 } => format!("validating {tasks}"),
+        Purpose::Validate { repeat } => format!("validating {tasks}, {repeat} times each"),
+    };
+    session.printer.progress(&format!(
+        "{doing} on {} {}, at most {} at once",
+        escape::line(&engine.kind),
+        escape::line(&engine.version),
+        options.concurrency,
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_at_once_follow_the_cores_up_to_ten() {
+        for (cores, jobs) in [(0, 2), (1, 2), (2, 4), (5, 10), (64, 10), (u64::MAX, 10)] {
+            assert_eq!(usual_jobs(cores), jobs, "{cores}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The commands, one file each.
+
+mod artifacts;
+mod check;
+mod completions;
+mod doctor;
+mod execution;
+mod gc;
+mod images;
+mod logs;
+mod man;
+mod ps;
+mod recorded;
+mod run;
+mod show;
+mod tasks;
+mod validate;
+
+use crate::arguments::{Command, Format, ImagesCommand};
+use crate::error::CliError;
+use crate::exit_status::ExitStatus;
+use crate::session::Session;
+
+/// Does what `command` says.
+///
+/// # Errors
+/// What kept it from being done; of a run, only what kept the run as a whole from its report.
+pub(crate) async fn carry_out(session: Session, command: Command) -> Result<ExitStatus, CliError> {
+    let session = &session;
+    match command {
+        Command::Run(arguments) => Box::pin(run::carry_out(session, arguments)).await,
+        Command::Validate(arguments) => Box::pin(validate::carry_out(session, arguments)).await,
+        Command::Check(arguments) => check::carry_out(session, arguments).await,
+        Command::Doctor(arguments) => Box::pin(doctor::carry_out(session, arguments)).await,
+        Command::Images(arguments) => Box::pin(images::carry_out(session, arguments)).await,
+        Command::Ps(arguments) => ps::carry_out(session, arguments).await,
+        Command::Show(arguments) => show::carry_out(session, arguments).await,
+        Command::Logs(arguments) => logs::carry_out(session, arguments).await,
+        Command::Artifacts(arguments) => artifacts::carry_out(session, arguments).await,
+        Command::Gc(arguments) => gc::carry_out(session, arguments).await,
+        Command::Completions(arguments) => completions::carry_out(session, arguments),
+        Command::Man(arguments) => man::carry_out(session, arguments),
+    }
+}
+
+/// Whether `command` heeds its cancellation and then ends by itself.
+pub(crate) const fn ends_cleanly(command: &Command) -> bool {
+    matches!(command, Command::Run(_) | Command::Validate(_))
+}
+
+/// Whether `command` was asked for a JSON document.
+pub(crate) fn writes_json(command: &Command) -> bool {
+    let output = match command {
+        Command::Run(arguments) => arguments.output,
+        Command::Validate(arguments) => arguments.output,
+        Command::Check(arguments) => arguments.output,
+        Command::Doctor(arguments) => arguments.output,
+        Command::Images(arguments) => match arguments.command {
+            ImagesCommand::Build { output, .. } | ImagesCommand::Ls { output } => output,
+            ImagesCommand::Rm { .. } => return false,
+        },
+        Command::Ps(arguments) => arguments.output,
+        Command::Show(arguments) => arguments.output,
+        Command::Artifacts(arguments) => arguments.output,
+        Command::Gc(arguments) => arguments.output,
+        Command::Logs(_) | Command::Completions(_) | Command::Man(_) => return false,
+    };
+    output.format == Format::Json
+}

@@ -1,0 +1,95 @@
+//! What `ps`, `show`, `logs` and `artifacts` read from the record together.
+
+use std::path::PathBuf;
+
+use forge_core::life_cycle::StateName;
+use forge_core::{Outcome, PhaseName, RunId};
+use forge_orchestrator::{RunLayout, holder};
+use forge_plan::reaper::Holder;
+use forge_store::{AttemptRecord, PhaseRecord, RunRecord, Store};
+
+use crate::error::CliError;
+use crate::style::Style;
+
+/// Runs looked through for one that is meant by a part of its id.
+const RUNS_SEARCHED: u32 = 10_000;
+
+/// Where an attempt is, as people want to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has not ended, and its run may still be under way.
+    Live(StateName),
+    /// It has not ended, and the process of its run is gone.
+    Lost,
+    /// It has ended so.
+    Ended(StateName),
+}
+
+impl Standing {
+    /// Where `attempt` of `run` is.
+    pub(super) fn of(attempt: &AttemptRecord, run: &RunRecord) -> Self {
+        match attempt.outcome() {
+            Some(Outcome::Completed) => Self::Ended(StateName::Completed),
+            Some(Outcome::Failed(_)) => Self::Ended(StateName::Failed),
+            Some(Outcome::Timeout(_)) => Self::Ended(StateName::Timeout),
+            None if is_abandoned(run) => Self::Lost,
+            None => Self::Live(attempt.state.name()),
+        }
+    }
+
+    /// The name shown.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live(state) | Self::Ended(state) => state.as_str(),
+            Self::Lost => "LOST",
+        }
+    }
+
+    /// How the name is shown.
+    pub(super) const fn style(self) -> Style {
+        match self {
+            Self::Live(_) => Style::Plain,
+            Self::Ended(StateName::Completed) => Style::Good,
+            Self::Ended(_) | Self::Lost => Style::Bad,
+        }
+    }
+}
+
+/// Whether nobody drives `run` any more.
+pub(super) fn is_abandoned(run: &RunRecord) -> bool {
+    run.ended_at.is_some() || holder::look_up(&run.holder) == Holder::Dead
+}
+
+/// The phase that an attempt is in.
+pub(super) fn current_phase(phases: &[PhaseRecord]) -> Option<PhaseName> {
+    phases
+        .iter()
+        .find(|phase| phase.end.is_none())
+        .map(|phase| phase.phase)
+}
+
+/// Where the log of `phase` is, or will be.
+pub(super) fn log_path(attempt: &AttemptRecord, run: &RunRecord, phase: PhaseName) -> PathBuf {
+    RunLayout::at(run.out_directory.clone()).log(&attempt.id, phase)
+}
+
+/// The run that a person means by its id, or by the beginning or the end of it.
+pub(super) async fn find_run(store: &Store, text: &str) -> Result<RunId, CliError> {
+    if let Ok(id) = text.parse::<RunId>() {
+        return Ok(store.run(&id).await?.id);
+    }
+    let runs = store.runs(RUNS_SEARCHED).await?;
+    let meant = |id: &RunId| {
+        let id = id.to_string();
+        id.starts_with(text) || id.ends_with(text)
+    };
+    let mut found = runs.into_iter().map(|run| run.id).filter(meant);
+    match (found.next(), found.next()) {
+        (Some(id), None) if !text.is_empty() => Ok(id),
+        (None, _) => Err(CliError::input(format!("no run '{text}' is recorded"))),
+        _ => {
+            let error = CliError::input(format!("'{text}' fits several runs"));
+            Err(error.or_rather("give more of the id; `swe-forge ps --all` shows them"))
+        }
+    }
+}

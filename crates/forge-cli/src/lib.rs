@@ -1,0 +1,221 @@
+//! The command line of swe-forge: arguments, output, exit codes.
+//!
+//! * [`arguments`]: the grammar and the help.
+//! * [`exit_status`]: what exit codes mean and how they are decided.
+//! * [`settings`]: every environment variable.
+//! * [`printer`]: the only way to standard output and standard error.
+//! * [`escape`]: what a stranger wrote, made safe to show.
+//! * [`provider`]: how engines come in; this crate knows none.
+//! * `commands`: one file for each command.
+
+pub mod arguments;
+mod commands;
+pub mod error;
+pub mod escape;
+pub mod exit_status;
+mod failures;
+mod interrupt;
+mod live_view;
+mod log_tail;
+mod logging;
+pub mod printer;
+mod progress;
+pub mod provider;
+mod results;
+mod session;
+pub mod settings;
+pub mod style;
+pub mod table;
+pub mod units;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches};
+use forge_engine::task;
+use forge_orchestrator::Cancellation;
+
+use crate::arguments::Arguments;
+use crate::error::CliError;
+use crate::exit_status::ExitStatus;
+use crate::interrupt::Interrupts;
+use crate::printer::{Printer, PrinterOptions};
+use crate::provider::EngineProvider;
+use crate::session::Session;
+use crate::settings::Settings;
+
+/// How long background work may take to notice that the program ends.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// The whole program: reads the command line of the process, does what it says, and returns the
+/// exit code.
+pub fn main(provider: Arc<dyn EngineProvider>) -> ExitCode {
+    let settings = Settings::of_process();
+    let command_line = settings::command_line();
+    let arguments = match parse(&command_line) {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    let printer = Printer::new(PrinterOptions {
+        color: arguments.global.color,
+        no_color: settings.no_color,
+        dumb_terminal: settings.dumb_terminal,
+        quiet: arguments.global.quiet,
+    });
+    logging::start(
+        arguments.global.verbose,
+        settings.log_filter.as_deref(),
+        &printer,
+    );
+    let session = Session {
+        printer: printer.clone(),
+        provider,
+        engine_host: (arguments.global.engine_host.clone()).or(settings.engine_host.clone()),
+        settings,
+        cancellation: Cancellation::default(),
+        arguments: command_line
+            .iter()
+            .skip(1)
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            let action = "start the threads of the program";
+            return fail(&CliError::Machine { action, source }, &printer).into();
+        }
+    };
+    let (status, at_once) = runtime.block_on(carry_out(session, arguments, &printer));
+    if at_once {
+        runtime.shutdown_background();
+    } else {
+        runtime.shutdown_timeout(SHUTDOWN);
+    }
+    status.into()
+}
+
+fn parse(command_line: &[OsString]) -> Result<Arguments, clap::Error> {
+    let choice = match color_argument(command_line) {
+        Some("always") => clap::ColorChoice::Always,
+        Some("never") => clap::ColorChoice::Never,
+        _ => clap::ColorChoice::Auto,
+    };
+    let matches = Arguments::command()
+        .color(choice)
+        .try_get_matches_from(command_line)?;
+    Arguments::from_arg_matches(&matches)
+}
+
+/// The value of `--color`, found before the command line is parsed, since help and usage errors
+/// obey it too.
+fn color_argument(command_line: &[OsString]) -> Option<&str> {
+    let mut arguments = command_line.iter().filter_map(|argument| argument.to_str());
+    while let Some(argument) = arguments.next() {
+        match argument.strip_prefix("--color") {
+            Some("") => return arguments.next(),
+            Some(value) => return value.strip_prefix('='),
+            None => {}
+        }
+    }
+    None
+}
+
+/// Help, version, or a complaint about the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    match printed {
+        Err(error) if !gone(&error) => ExitStatus::Infrastructure.into(),
+        _ if error.use_stderr() => ExitStatus::BadInput.into(),
+        _ => ExitStatus::Success.into(),
+    }
+}
+
+/// Does what the arguments say, unless signals end it; says whether to leave without waiting.
+async fn carry_out(
+    session: Session,
+    arguments: Arguments,
+    printer: &Printer,
+) -> (ExitStatus, bool) {
+    let mut interrupts = match Interrupts::listen() {
+        Ok(interrupts) => interrupts,
+        Err(source) => {
+            let action = "listen for signals";
+            return (fail(&CliError::Machine { action, source }, printer), false);
+        }
+    };
+    let cancellation = session.cancellation.clone();
+    let ends_cleanly = commands::ends_cleanly(&arguments.command);
+    let json = commands::writes_json(&arguments.command);
+    // A task of its own, so that a reader of standard output that is slow or stands still does not
+    // keep signals from being heard.
+    let command = task::spawn("command", commands::carry_out(session, arguments.command));
+    let say = || {
+        printer.remark(
+            style::Style::Warning,
+            "cancelling",
+            "what runs is ended and removed; press Ctrl-C again to leave at once",
+        );
+    };
+    let clean = ends_cleanly.then_some((&cancellation, say));
+    let ended = tokio::select! {
+        ended = command.join() => ended,
+        () = interrupts.leave_at_once(clean) => {
+            leave(ends_cleanly, printer);
+            return (ExitStatus::Cancelled, true);
+        }
+    };
+    let status = match ended.map_err(CliError::from).and_then(|ended| ended) {
+        Ok(status) => status,
+        Err(error) if error.is_reader_gone() => ExitStatus::Success,
+        Err(error) => {
+            if json && printer.json(&error.document()).is_err() {
+                // The error is told on standard error below in any case.
+                tracing::debug!("the reader of standard output left before the error document");
+            }
+            fail(&error, printer)
+        }
+    };
+    (status, false)
+}
+
+fn leave(leaves_objects: bool, printer: &Printer) {
+    printer.show_live(Vec::new());
+    if leaves_objects {
+        printer.remark(
+            style::Style::Warning,
+            "left at once",
+            "`swe-forge gc` removes what is left on the engine",
+        );
+    }
+}
+
+fn fail(error: &CliError, printer: &Printer) -> ExitStatus {
+    printer.error_stream(&error.render(printer.err_paint()));
+    error.exit_status()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_colour_choice_is_known_before_parsing() {
+        for (line, expected) in [
+            (&["swe-forge", "--color=never", "ps"][..], Some("never")),
+            (&["swe-forge", "ps", "--color", "always"], Some("always")),
+            (&["swe-forge", "ps", "--color"], None),
+            (&["swe-forge", "ps"], None),
+        ] {
+            let line: Vec<OsString> = line.iter().map(OsString::from).collect();
+            assert_eq!(color_argument(&line), expected);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What a run is doing: a live view on a terminal, a line for each ended attempt elsewhere.
+//!
+//! [`Board`] is the state of the view and decides what it shows; [`watch`] feeds it with events and
+//! puts it on the screen.
+
+use std::time::{Duration, Instant};
+
+use console::truncate_str;
+use forge_api::report::TaskReport;
+use forge_core::life_cycle::StateName;
+use forge_core::{SandboxId, TaskId};
+use forge_orchestrator::RunEvent;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::escape;
+use crate::printer::Printer;
+use crate::results::{as_hoped, mark, why};
+use crate::style::{Paint, Style};
+use crate::units;
+
+/// Time between two steps of the spinner.
+const TICK: Duration = Duration::from_millis(120);
+const SPINNER: [&str; 8] = ["⠋", "⠙", "⠸", "⠴", "⠦", "⠇", "⠏", "⠹"];
+/// Rows left to what was on the terminal before.
+const SPARE_ROWS: usize = 4;
+/// Longest task id that keeps the columns of the live view aligned.
+const NAME_COLUMN: usize = 32;
+
+/// What a run is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Every attempt should complete.
+    Complete,
+    /// `nop` should fail, `oracle` should complete.
+    Validate,
+}
+
+/// One attempt under way.
+#[derive(Debug)]
+struct Running {
+    id: SandboxId,
+    task: TaskId,
+    agent: &'static str,
+    doing: &'static str,
+    since: Instant,
+}
+
+/// How many attempts ended in which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    done: u64,
+    completed: u64,
+    failed: u64,
+    timeout: u64,
+    as_hoped: u64,
+}
+
+/// The state of the view.
+#[derive(Debug)]
+pub(crate) struct Board {
+    aim: Aim,
+    total: u64,
+    /// Width of the column of task ids.
+    names: usize,
+    began: Instant,
+    counts: Counts,
+    running: Vec<Running>,
+    cancelling: bool,
+    step: usize,
+}
+
+impl Board {
+    /// A view of a run that begins now: of `total` attempts at `tasks`.
+    pub(crate) fn new<'a>(
+        aim: Aim,
+        total: u64,
+        tasks: impl IntoIterator<Item = &'a TaskId>,
+        now: Instant,
+    ) -> Self {
+        let lengths = tasks.into_iter().map(|task| task.as_str().len());
+        Self {
+            aim,
+            total,
+            names: lengths.max().unwrap_or(0).min(NAME_COLUMN),
+            began: now,
+            counts: Counts::default(),
+            running: Vec::new(),
+            cancelling: false,
+            step: 0,
+        }
+    }
+
+    /// Takes an event; gives the line about an attempt that ended.
+    pub(crate) fn handle(&mut self, event: RunEvent, now: Instant, paint: Paint) -> Option<String> {
+        match event {
+            RunEvent::Started { id, task, agent } => self.running.push(Running {
+                id,
+                task,
+                agent,
+                doing: "starting",
+                since: now,
+            }),
+            RunEvent::State { id, state } => self.set_doing(
+                &id,
+                match state {
+                    StateName::Pending => "starting",
+                    StateName::Creating => "creating",
+                    StateName::Running => "running",
+                    StateName::Completed | StateName::Failed | StateName::Timeout => "ending",
+                    StateName::Cleanup => "cleanup",
+                },
+            ),
+            RunEvent::Phase { id, phase } => self.set_doing(&id, phase.as_str()),
+            RunEvent::Ended { id, report } => {
+                let place = self.running.iter().position(|running| running.id == id);
+                self.count(&report);
+                // What was cancelled before it began is a number, not a line.
+                return place.map(|place| {
+                    self.running.remove(place);
+                    self.ended_line(&report, paint)
+                });
+            }
+            RunEvent::Cancelling => self.cancelling = true,
+        }
+        None
+    }
+
+    fn set_doing(&mut self, id: &SandboxId, doing: &'static str) {
+        if let Some(running) = self.running.iter_mut().find(|running| running.id == *id) {
+            running.doing = doing;
+        }
+    }
+
+    fn count(&mut self, report: &TaskReport) {
+        let counts = &mut self.counts;
+        counts.done += 1;
+        match report.state {
+            StateName::Completed => counts.completed += 1,
+            StateName::Timeout => counts.timeout += 1,
+            _ => counts.failed += 1,
+        }
+        counts.as_hoped += u64::from(as_hoped(report, self.aim));
+    }
+
+    /// The lines of the live view: one for each running attempt that has room, then the totals.
+    pub(crate) fn lines(
+        &mut self,
+        now: Instant,
+        rows: usize,
+        columns: usize,
+        paint: Paint,
+    ) -> Vec<String> {
+        self.step += 1;
+        let spinner = paint.paint(Style::Dim, SPINNER[self.step % SPINNER.len()]);
+        let room = rows.saturating_sub(SPARE_ROWS).max(1);
+        let shown = self.running.len().min(room);
+        let names = self.names;
+        let mut lines: Vec<String> = self.running[..shown]
+            .iter()
+            .map(|running| {
+                let elapsed = units::clock(now.duration_since(running.since));
+                format!(
+                    "{spinner} {:<names$}  {:<7}  {:<8}  {elapsed:>5}",
+                    running.task.as_str(),
+                    running.agent,
+                    running.doing,
+                )
+            })
+            .collect();
+        lines.push(self.totals(now, self.running.len() - shown, paint));
+        let width = columns.saturating_sub(1).max(10);
+        lines
+            .into_iter()
+            .map(|line| truncate_str(&line, width, "…").into_owned())
+            .collect()
+    }
+
+    fn totals(&self, now: Instant, not_shown: usize, paint: Paint) -> String {
+        let counts = self.counts;
+        let mut parts = vec![format!("{}/{} done", counts.done, self.total)];
+        let mut add = |style: Style, number: u64, what: &str| {
+            if number > 0 {
+                parts.push(paint.paint(style, &format!("{number} {what}")));
+            }
+        };
+        match self.aim {
+            Aim::Complete => {
+                add(Style::Good, counts.completed, "completed");
+                add(Style::Bad, counts.failed, "failed");
+                add(Style::Bad, counts.timeout, "timed out");
+            }
+            Aim::Validate => {
+                add(Style::Good, counts.as_hoped, "as expected");
+                add(Style::Bad, counts.done - counts.as_hoped, "not as expected");
+            }
+        }
+        if not_shown > 0 {
+            parts.push(format!("{not_shown} more running"));
+        }
+        let elapsed = now.duration_since(self.began);
+        parts.push(units::clock(elapsed));
+        if self.cancelling {
+            parts.push(paint.paint(Style::Warning, "cancelling"));
+        } else if let Some(left) = self.time_left(elapsed) {
+            parts.push(format!("about {} left", units::clock(left)));
+        }
+        format!("  {}", parts.join(" · "))
+    }
+
+    /// The line about an attempt that ended, in the columns of the live view.
+    fn ended_line(&self, report: &TaskReport, paint: Paint) -> String {
+        let names = self.names;
+        let (sign, style) = mark(as_hoped(report, self.aim));
+        let took = units::duration(units::between(report.started_at, report.ended_at));
+        let line = format!(
+            "{} {:<names$}  {:<7}  {}  {took:>11}  {}",
+            paint.paint(style, sign),
+            escape::line(&report.task_id),
+            report.agent,
+            paint.paint(style, &format!("{:<9}", report.state)),
+            escape::line(&why(report)),
+        );
+        line.trim_end().to_owned()
+    }
+
+    /// As long as the rest takes at the pace so far; nothing before there is a pace.
+    fn time_left(&self, elapsed: Duration) -> Option<Duration> {
+        let done = u32::try_from(self.counts.done)
+            .ok()
+            .filter(|&done| done > 0)?;
+        let left = u32::try_from(self.total.saturating_sub(self.counts.done)).ok()?;
+        (left > 0).then(|| (elapsed / done).saturating_mul(left))
+    }
+}
+
+/// Shows events until the run has ended.
+pub(crate) async fn watch(
+    printer: &Printer,
+    mut board: Board,
+    mut events: UnboundedReceiver<RunEvent>,
+) {
+    let paint = printer.err_paint();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => {
+                    if let Some(line) = board.handle(event, Instant::now(), paint) {
+                        printer.progress(&line);
+                    }
+                }
+                None => break,
+            },
+            _ = ticks.tick() => {
+                if let Some((rows, columns)) = printer.live_size() {
+                    printer.show_live(board.lines(Instant::now(), rows, columns, paint));
+                }
+            }
+        }
+    }
+    printer.show_live(Vec::new());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::report;
+    use forge_core::{PhaseName, Reason};
+
+    const PLAIN: Paint = Paint { colored: false };
+
+    fn started(name: &str) -> RunEvent {
+        RunEvent::Started {
+            id: SandboxId::new(format!("{name}-1")).unwrap(),
+            task: TaskId::new(name).unwrap(),
+            agent: "oracle",
+        }
+    }
+
+    #[test]
+    fn running_attempts_have_a_line_each_and_the_totals_stand_below() {
+        let now = Instant::now();
+        let tasks = ["one", "another"].map(|name| TaskId::new(name).unwrap());
+        let mut board = Board::new(Aim::Complete, 4, &tasks, now);
+        board.handle(started("one"), now, PLAIN);
+        board.handle(started("another"), now, PLAIN);
+        let phase = RunEvent::Phase {
+            id: SandboxId::new("one-1").unwrap(),
+            phase: PhaseName::Verify,
+        };
+        board.handle(phase, now, PLAIN);
+        let ended = RunEvent::Ended {
+            id: SandboxId::new("another-1").unwrap(),
+            report: Box::new(report("another", Some(Reason::TestsFailed))),
+        };
+        let line = board.handle(ended, now, PLAIN).unwrap();
+        assert_eq!(
+            line,
+            "✘ another  oracle   FAILED            0 ms  tests_failed"
+        );
+        let lines = board.lines(now + Duration::from_secs(65), 24, 80, PLAIN);
+        assert_eq!(lines.len(), 2);
+        assert!(
+            lines[0].ends_with(" one      oracle   verify     1:05"),
+            "{lines:?}"
+        );
+        assert_eq!(lines[1], "  1/4 done · 1 failed · 1:05 · about 3:15 left");
+    }
+
+    #[test]
+    fn a_small_terminal_shows_what_has_room_and_counts_the_rest() {
+        let now = Instant::now();
+        let mut board = Board::new(Aim::Validate, 100, [], now);
+        for number in 0..50 {
+            board.handle(started(&format!("task-{number}")), now, PLAIN);
+        }
+        let lines = board.lines(now, 10, 40, PLAIN);
+        assert_eq!(lines.len(), 7);
+        assert_eq!(lines[6], "  0/100 done · 44 more running · 0:00");
+        assert!(
+            lines
+                .iter()
+                .all(|line| console::measure_text_width(line) < 40)
+        );
+        board.handle(RunEvent::Cancelling, now, PLAIN);
+        assert!(board.lines(now, 10, 80, PLAIN)[6].ends_with("cancelling"));
+    }
+}

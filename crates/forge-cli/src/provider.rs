@@ -1,0 +1,59 @@
+//! How the command line gets an engine without knowing any: the binary brings a provider.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use forge_core::OwnerId;
+use forge_engine::diagnosis::Diagnosis;
+use forge_engine::{Engine, EngineError};
+
+/// What an engine is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Sandboxes will be made, for which the program that runs in them must be at hand.
+    Sandboxes,
+    /// Objects and images are listed, made and removed; nothing runs.
+    Management,
+}
+
+/// Which engine is wanted, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineRequest {
+    /// Its address, when one was given.
+    pub host: Option<String>,
+    /// Whose objects are made and looked for.
+    pub owner: OwnerId,
+    /// Folder for the channels to sandboxes.
+    pub channel_root: PathBuf,
+    /// The program that runs in every sandbox, when a file was given.
+    pub init_binary: Option<PathBuf>,
+    /// What for.
+    pub need: Need,
+}
+
+/// No engine could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The engine cannot be used.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The program that runs in every sandbox is missing or unusable.
+    #[error("forge-init, the program that runs in every sandbox, cannot be used: {problem}")]
+    InitBinary {
+        /// What is wrong.
+        problem: String,
+        /// How to mend it.
+        hint: String,
+    },
+}
+
+/// Makes engines; implemented by the binary, the only place that knows which kinds there are.
+#[async_trait]
+pub trait EngineProvider: Send + Sync {
+    /// Connects to the engine that is meant.
+    async fn connect(&self, request: &EngineRequest) -> Result<Arc<dyn Engine>, ConnectError>;
+
+    /// Looks at the engine and at everything it needs; never fails and never starts anything.
+    async fn diagnose(&self, request: &EngineRequest) -> Diagnosis;
+}

@@ -1,0 +1,261 @@
+//! The result of a run or a validation as people read it.
+
+use forge_api::report::{Report, TaskReport, ValidationReport};
+use forge_core::life_cycle::StateName;
+use forge_core::{Cause, Reason, Verdict};
+use forge_orchestrator::RunLayout;
+
+use crate::escape;
+use crate::failures;
+use crate::printer::Printer;
+use crate::progress::Aim;
+use crate::style::{Paint, Style};
+use crate::table::{Cell, Table};
+use crate::units;
+
+/// Different remarks that are shown; the report holds all.
+const NOTES: usize = 10;
+
+/// Whether an attempt ended as the person who started it would like.
+pub(crate) fn as_hoped(report: &TaskReport, aim: Aim) -> bool {
+    match aim {
+        Aim::Validate if report.agent == "nop" => {
+            report.state == StateName::Timeout
+                || (report.state == StateName::Failed
+                    && report.cause == Some(Cause::Task)
+                    && report.reason != Some(Reason::SetupFailed))
+        }
+        Aim::Complete | Aim::Validate => report.state == StateName::Completed,
+    }
+}
+
+/// The sign for something good or bad.
+pub(crate) const fn mark(good: bool) -> (&'static str, Style) {
+    if good {
+        ("✔", Style::Good)
+    } else {
+        ("✘", Style::Bad)
+    }
+}
+
+/// Why an attempt did not complete, in a word or two.
+pub(crate) fn why(report: &TaskReport) -> String {
+    match (report.deadline, report.reason) {
+        (Some(deadline), _) => format!("{deadline} deadline"),
+        (None, Some(reason)) => reason.to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+/// The result as text, for standard output.
+pub(crate) fn render(report: &Report, layout: &RunLayout, aim: Aim, printer: &Printer) -> String {
+    let paint = printer.out_paint();
+    let width = printer.out_width();
+    let mut text = match aim {
+        Aim::Complete => attempts(&report.tasks).render(paint, width),
+        Aim::Validate => verdicts(&report.validation).render(paint, width),
+    };
+    text.push_str(&failures::render(report, layout, aim, paint));
+    text.push_str(&notes(&report.tasks, paint));
+    text.push('\n');
+    text.push_str(&summary(report, aim, paint));
+    let path = escape::path(&layout.report());
+    text.push_str(&format!("report: {path}\n"));
+    text
+}
+
+fn attempts(tasks: &[TaskReport]) -> Table {
+    let mut table = Table::new(&["TASK", "AGENT", "DIFFICULTY", "STATE", ">SECONDS", "REASON"]);
+    for task in tasks {
+        let style = match task.reason {
+            Some(Reason::Cancelled) => Style::Warning,
+            _ => mark(task.state == StateName::Completed).1,
+        };
+        let took = units::between(task.started_at, task.ended_at);
+        table.row([
+            Cell::from(&task.task_id),
+            Cell::from(&task.agent),
+            Cell::from(task.difficulty.as_str()),
+            Cell::styled(style, task.state.as_str()),
+            Cell::from(units::seconds(took)),
+            Cell::from(why(task)),
+        ]);
+    }
+    table
+}
+
+fn verdicts(validation: &[ValidationReport]) -> Table {
+    let mut table = Table::new(&["TASK", "VERDICT", "REASON"]);
+    for each in validation {
+        let style = mark(each.verdict == Verdict::Valid).1;
+        table.row([
+            Cell::from(&each.task_id),
+            Cell::styled(style, each.verdict.as_str()),
+            Cell::from(&each.reason),
+        ]);
+    }
+    table
+}
+
+/// What was remarked about attempts, each remark once.
+fn notes(tasks: &[TaskReport], paint: Paint) -> String {
+    let mut notes: Vec<(&str, Vec<&str>)> = Vec::new();
+    for task in tasks {
+        for note in &task.notes {
+            match notes.iter_mut().find(|(known, _)| known == note) {
+                Some((_, tasks)) => tasks.push(&task.task_id),
+                None => notes.push((note, vec![&task.task_id])),
+            }
+        }
+    }
+    let word = paint.paint(Style::Warning, "note");
+    let mut text = String::new();
+    for (note, tasks) in notes.iter().take(NOTES) {
+        let whose = match tasks.as_slice() {
+            [only] => escape::line(only),
+            several => units::count(several.len() as u64, "attempt"),
+        };
+        text.push_str(&format!("\n{word}: {} ({whose})", escape::line(note)));
+    }
+    if notes.len() > NOTES {
+        let more = notes.len() - NOTES;
+        text.push_str(&format!("\n{word}: {more} more are in the report"));
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+fn summary(report: &Report, aim: Aim, paint: Paint) -> String {
+    let took = units::duration(units::between(report.run.started_at, report.run.ended_at));
+    let totals = &report.totals;
+    let mut parts = Vec::new();
+    let mut add = |style: Style, number: u64, what: &str| {
+        if number > 0 {
+            parts.push(paint.paint(style, &format!("{number} {what}")));
+        }
+    };
+    let number = match aim {
+        Aim::Complete => {
+            let elsewhere = totals.infrastructure + totals.cancelled;
+            add(Style::Good, totals.completed, "completed");
+            add(
+                Style::Bad,
+                totals.failed.saturating_sub(elsewhere),
+                "failed",
+            );
+            add(Style::Bad, totals.timeout, "timed out");
+            add(Style::Bad, totals.infrastructure, "without a result");
+            add(Style::Warning, totals.cancelled, "cancelled");
+            units::count(totals.attempts, "task")
+        }
+        Aim::Validate => {
+            for verdict in [
+                Verdict::Valid,
+                Verdict::NopPasses,
+                Verdict::OracleFails,
+                Verdict::Flaky,
+                Verdict::Broken,
+            ] {
+                let having = report.validation.iter();
+                let number = having.filter(|each| each.verdict == verdict).count();
+                add(
+                    mark(verdict == Verdict::Valid).1,
+                    number as u64,
+                    verdict.as_str(),
+                );
+            }
+            units::count(report.validation.len() as u64, "task")
+        }
+    };
+    let mut line = format!("{number}: {} · {took}", parts.join(", "));
+    if aim == Aim::Validate && totals.cancelled > 0 {
+        let cancelled = units::count(totals.cancelled, "attempt");
+        let cancelled = format!(" · {cancelled} cancelled");
+        line.push_str(&paint.paint(Style::Warning, &cancelled));
+    }
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use forge_api::report::{ImageReport, LimitsReport};
+    use forge_core::Difficulty;
+    use jiff::Timestamp;
+
+    /// The report of an attempt that ended for `reason`, or completed.
+    pub(crate) fn report(task: &str, reason: Option<Reason>) -> TaskReport {
+        let limits = Difficulty::Easy.limits();
+        TaskReport {
+            task_id: task.to_owned(),
+            id: format!("{task}-1"),
+            attempt: 1,
+            agent: "oracle".to_owned(),
+            title: "A task".to_owned(),
+            difficulty: Difficulty::Easy,
+            state: match reason {
+                None => StateName::Completed,
+                Some(_) => StateName::Failed,
+            },
+            reason,
+            cause: reason.map(Reason::cause),
+            deadline: None,
+            message: String::new(),
+            started_at: Timestamp::UNIX_EPOCH,
+            ended_at: Timestamp::UNIX_EPOCH,
+            cleanup_ended_at: None,
+            image: ImageReport::default(),
+            limits: LimitsReport {
+                memory_bytes: limits.memory_bytes,
+                cpu_millis: limits.cpu_millis,
+                disk_bytes: limits.disk_bytes,
+                processes: limits.processes,
+                timeout_seconds: limits.timeout.as_secs(),
+                verify_timeout_seconds: limits.verify_timeout.as_secs(),
+            },
+            phases: Vec::new(),
+            resources: forge_core::ResourceUsage::default(),
+            disk_quota: "watchdog".to_owned(),
+            attestation: None,
+            artifacts: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_remark_about_many_attempts_is_shown_once() {
+        let mut tasks = [report("a", None), report("b", None), report("c", None)];
+        tasks[0].notes.push("clamped".into());
+        tasks[2].notes = vec!["clamped".into(), "left\x1b".into()];
+        let plain = Paint { colored: false };
+        assert_eq!(
+            notes(&tasks, plain),
+            "\nnote: clamped (2 attempts)\nnote: left\\x1b (c)\n"
+        );
+        assert_eq!(notes(&tasks[1..2], plain), "");
+    }
+
+    #[test]
+    fn a_validation_hopes_that_nop_fails_by_the_tests_and_oracle_passes() {
+        for (agent, reason, hoped) in [
+            ("nop", Some(Reason::TestsFailed), true),
+            ("nop", Some(Reason::OutOfMemory), true),
+            ("nop", None, false),
+            ("nop", Some(Reason::SetupFailed), false),
+            ("nop", Some(Reason::EngineError), false),
+            ("oracle", None, true),
+            ("oracle", Some(Reason::TestsFailed), false),
+        ] {
+            let mut report = report("x", reason);
+            report.agent = agent.to_owned();
+            assert_eq!(
+                as_hoped(&report, Aim::Validate),
+                hoped,
+                "{agent} {reason:?}"
+            );
+        }
+    }
+}

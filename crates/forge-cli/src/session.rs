@@ -1,0 +1,143 @@
+//! What every command works with: output, settings, the record, the way to an engine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use forge_core::OwnerId;
+use forge_engine::Engine;
+use forge_orchestrator::Cancellation;
+use forge_store::{AttemptRecord, Store};
+use uuid::Uuid;
+
+use crate::error::CliError;
+use crate::printer::Printer;
+use crate::provider::{EngineProvider, EngineRequest, Need};
+use crate::settings::Settings;
+
+/// The file of the record in the state folder.
+const RECORD: &str = "record.sqlite";
+/// The folder of the channels in the state folder.
+const CHANNELS: &str = "channels";
+
+/// One invocation of the program.
+#[derive(Clone)]
+pub(crate) struct Session {
+    /// Output.
+    pub printer: Printer,
+    /// The environment.
+    pub settings: Settings,
+    /// Where engines come from.
+    pub provider: Arc<dyn EngineProvider>,
+    /// The engine's address, from the command line or the environment.
+    pub engine_host: Option<String>,
+    /// Asks the command to end.
+    pub cancellation: Cancellation,
+    /// The command line without the program, for the record.
+    pub arguments: Vec<String>,
+}
+
+impl Session {
+    /// The folder that holds everything that outlives a run.
+    ///
+    /// # Errors
+    /// When the environment names no place for it.
+    pub(crate) fn state_folder(&self) -> Result<&Path, CliError> {
+        self.settings.state_folder.as_deref().ok_or_else(|| {
+            CliError::input("there is no place for the record of runs")
+                .or_rather("set SWE_FORGE_HOME or HOME")
+        })
+    }
+
+    /// The record's file.
+    ///
+    /// # Errors
+    /// As [`Session::state_folder`].
+    pub(crate) fn record_path(&self) -> Result<PathBuf, CliError> {
+        Ok(self.state_folder()?.join(RECORD))
+    }
+
+    /// The record, made when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) async fn record(&self) -> Result<Store, CliError> {
+        let path = self.record_path()?;
+        Ok(Store::open(path, fresh_owner()?).await?)
+    }
+
+    /// The record, for reading; `None` when nothing was ever recorded.
+    ///
+    /// # Errors
+    /// When it is there and cannot be opened.
+    pub(crate) async fn existing_record(&self) -> Result<Option<Store>, CliError> {
+        let path = self.record_path()?;
+        match tokio::fs::try_exists(&path).await {
+            Ok(false) => Ok(None),
+            // What cannot be looked at is opened, and opening says why.
+            Ok(true) | Err(_) => self.record().await.map(Some),
+        }
+    }
+
+    /// The attempt a person means by `name`, and the record that holds it.
+    ///
+    /// # Errors
+    /// When there is none, or several may be meant.
+    pub(crate) async fn attempt(&self, name: &str) -> Result<(Store, AttemptRecord), CliError> {
+        let Some(store) = self.existing_record().await? else {
+            let message = format!("no attempt '{name}' is recorded");
+            let hint = format!(
+                "nothing was ever run with the record in {}",
+                crate::escape::path(self.state_folder()?)
+            );
+            return Err(CliError::input(message).or_rather(hint));
+        };
+        let attempt = match store.find_attempt(name).await {
+            Err(error @ forge_store::StoreError::NotFound { .. }) => {
+                return Err(CliError::input(error.to_string())
+                    .or_rather("`swe-forge ps --all` lists attempts"));
+            }
+            other => other?,
+        };
+        Ok((store, attempt))
+    }
+
+    /// Says which engine is wanted, by whom and for what.
+    ///
+    /// # Errors
+    /// As [`Session::state_folder`].
+    pub(crate) fn engine_request(
+        &self,
+        owner: &OwnerId,
+        need: Need,
+    ) -> Result<EngineRequest, CliError> {
+        Ok(EngineRequest {
+            host: self.engine_host.clone(),
+            owner: owner.clone(),
+            channel_root: self.state_folder()?.join(CHANNELS),
+            init_binary: self.settings.init_binary.clone(),
+            need,
+        })
+    }
+
+    /// Connects to the engine.
+    ///
+    /// # Errors
+    /// When there is none, or what it needs is missing.
+    pub(crate) async fn engine(
+        &self,
+        owner: &OwnerId,
+        need: Need,
+    ) -> Result<Arc<dyn Engine>, CliError> {
+        let request = self.engine_request(owner, need)?;
+        Ok(self.provider.connect(&request).await?)
+    }
+}
+
+/// An owner that nobody has yet.
+///
+/// # Errors
+/// Never with the rules for owners as they are.
+pub(crate) fn fresh_owner() -> Result<OwnerId, CliError> {
+    OwnerId::new(Uuid::new_v4().simple().to_string())
+        .map_err(|error| CliError::input(error.to_string()))
+}

@@ -1,0 +1,144 @@
+//! Sizes, times and counts as people read them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// Bytes in the largest binary unit that leaves at least 1.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // In tenths, so that no floating point is needed and 1.0 is told from 1.
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths >= 1000 || tenths.is_multiple_of(10) {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
+}
+
+/// A duration with the precision that matters at its size.
+#[must_use]
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 if duration.as_millis() < 1 => "0 ms".to_owned(),
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{}.{} s", seconds, duration.subsec_millis() / 100),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {:02} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// A running clock: `0:07`, `12:34`, `1:02:03`.
+#[must_use]
+pub fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
+}
+
+/// Seconds with one decimal, for columns.
+#[must_use]
+pub fn seconds(duration: Duration) -> String {
+    format!("{}.{}", duration.as_secs(), duration.subsec_millis() / 100)
+}
+
+/// The time between two instants; nothing when they are the wrong way round.
+#[must_use]
+pub fn between(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
+}
+
+/// An instant in the time zone of this machine, to the second.
+#[must_use]
+pub fn instant(at: Timestamp) -> String {
+    at.to_zoned(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S %Z")
+        .to_string()
+}
+
+/// Thousandths of a core as cores.
+#[must_use]
+pub fn cores(millis: u64) -> String {
+    let cores = match (millis / 1000, millis % 1000) {
+        (whole, 0) => whole.to_string(),
+        (whole, rest) => format!("{whole}.{rest:03}")
+            .trim_end_matches('0')
+            .to_owned(),
+    };
+    if millis == 1000 {
+        format!("{cores} core")
+    } else {
+        format!("{cores} cores")
+    }
+}
+
+/// A number with its noun: `1 task`, `2 tasks`.
+#[must_use]
+pub fn count(number: u64, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        for (size, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (512 * 1024 * 1024, "512 MiB"),
+            (10 * 1024 * 1024 * 1024, "10 GiB"),
+            (u64::MAX, "16384 PiB"),
+        ] {
+            assert_eq!(bytes(size), shown.replace("16384", "16383"), "{size}");
+        }
+    }
+
+    #[test]
+    fn durations_are_as_precise_as_they_are_long() {
+        for (millis, shown) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_250, "1.2 s"),
+            (61_000, "1 min 01 s"),
+            (3_720_000, "1 h 02 min"),
+            (90_000_000, "1 d 01 h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), shown);
+        }
+        assert_eq!(clock(Duration::from_secs(7)), "0:07");
+        assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
+        assert_eq!(seconds(Duration::from_millis(12_345)), "12.3");
+    }
+
+    #[test]
+    fn cores_and_counts_are_said_as_people_say_them() {
+        assert_eq!(cores(500), "0.5 cores");
+        assert_eq!(cores(1000), "1 core");
+        assert_eq!(cores(1250), "1.25 cores");
+        assert_eq!(count(1, "task"), "1 task");
+        assert_eq!(count(0, "task"), "0 tasks");
+    }
+}

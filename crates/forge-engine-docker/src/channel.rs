@@ -1,0 +1,380 @@
+//! The two ways to a sandbox's `forge-init`: a socket on a shared disk, or a relayed exec.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig};
+use bollard::query_parameters::{InspectContainerOptions, LogsOptions};
+use forge_core::{SandboxId, UserId};
+use forge_engine::channel::{Connector, Duplex};
+use forge_engine::{EngineError, EngineErrorKind, Operation};
+use forge_wire::{INIT_PATH, SOCKET_NAME};
+use futures::StreamExt;
+use sha2::{Digest, Sha256};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::context::hex;
+use crate::failure::{During, engine_error, is_conflict, is_not_found};
+use crate::hijack::FramedStream;
+use crate::names;
+
+const OPERATION: Operation = Operation::Open;
+
+/// The folder on this machine in which a sandbox has its socket.
+#[derive(Debug, Clone)]
+pub(crate) struct ChannelFolder {
+    path: PathBuf,
+}
+
+impl ChannelFolder {
+    /// The folder of `id` below `root`. Its name is a digest: ids may be longer than what is left
+    /// of a socket's address.
+    pub(crate) fn of(root: &Path, id: &SandboxId) -> Self {
+        let digest = Sha256::digest(id.as_str().as_bytes());
+        Self {
+            path: root.join(hex(&digest[..8])),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path.join(SOCKET_NAME)
+    }
+
+    /// Makes it; `false` when it is there already.
+    pub(crate) fn make(&self, user: UserId) -> io::Result<bool> {
+        match DirBuilder::new().mode(0o700).create(&self.path) {
+            Ok(()) => self.hand_over(user).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Empties one that a sandbox of the same id, gone by now, has left.
+    pub(crate) fn reset(&self, user: UserId) -> io::Result<()> {
+        match std::fs::remove_file(self.socket()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.hand_over(user)
+    }
+
+    /// Lets the sandbox make its socket. Without being root there is no giving away; then anybody
+    /// could write here, but nobody else gets past the channel root.
+    fn hand_over(&self, user: UserId) -> io::Result<()> {
+        if nix::unistd::geteuid().is_root() {
+            chown(&self.path, Some(user.uid()), Some(user.gid()))?;
+            std::fs::set_permissions(&self.path, Permissions::from_mode(0o755))
+        } else {
+            std::fs::set_permissions(&self.path, Permissions::from_mode(0o777))
+        }
+    }
+
+    /// Takes it back once the socket is there: from now on a task that has found the folder can
+    /// neither remove nor replace the socket, nor leave files on our disk.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        let me = nix::unistd::geteuid();
+        if me.is_root() {
+            chown(&self.path, Some(0), Some(0))?;
+        }
+        std::fs::set_permissions(&self.path, Permissions::from_mode(0o755))
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Asks the engine how a sandbox is that cannot be reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Outside {
+    pub(crate) client: Arc<Client>,
+    pub(crate) id: SandboxId,
+}
+
+/// Lines of a dead PID 1 that go into an error.
+const LAST_LINES: &str = "5";
+const LAST_BYTES: usize = 2048;
+
+impl Outside {
+    pub(crate) fn container(&self) -> String {
+        names::container(&self.id)
+    }
+
+    /// What the engine knows of the container; `None` when it is not there.
+    pub(crate) async fn inspect(
+        &self,
+        operation: Operation,
+    ) -> Result<Option<ContainerInspectResponse>, EngineError> {
+        let container = self.container();
+        let options = None::<InspectContainerOptions>;
+        match self
+            .client
+            .docker
+            .inspect_container(&container, options)
+            .await
+        {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(engine_error(operation, self.id.as_str(), error)),
+        }
+    }
+
+    /// Why there is no use in trying any longer; `None` while the container runs.
+    pub(crate) async fn cause_of_death(&self) -> Result<Option<EngineError>, EngineError> {
+        let Some(found) = self.inspect(OPERATION).await? else {
+            return Ok(Some(EngineError::new(
+                EngineErrorKind::NotFound,
+                OPERATION,
+                self.id.as_str(),
+                "there is no such sandbox",
+            )));
+        };
+        let state = found.state.unwrap_or_default();
+        if state.running == Some(true) && state.paused != Some(true) {
+            return Ok(None);
+        }
+        let status = state.status.unwrap_or(ContainerStateStatusEnum::EMPTY);
+        let mut message = match status {
+            ContainerStateStatusEnum::PAUSED => "the container is paused".to_owned(),
+            ContainerStateStatusEnum::CREATED => "the container was never started".to_owned(),
+            _ => format!(
+                "the container has ended with code {}{}",
+                state.exit_code.unwrap_or(-1),
+                if state.oom_killed == Some(true) {
+                    " after an out-of-memory kill"
+                } else {
+                    ""
+                }
+            ),
+        };
+        let engine_says = state.error.unwrap_or_default();
+        for detail in [engine_says, self.last_words().await] {
+            if !detail.is_empty() {
+                message.push_str("; ");
+                message.push_str(&detail);
+            }
+        }
+        Ok(Some(EngineError::new(
+            EngineErrorKind::Lost,
+            OPERATION,
+            self.id.as_str(),
+            message,
+        )))
+    }
+
+    /// The last lines PID 1 printed; empty when they cannot be had, which is no reason to fail.
+    async fn last_words(&self) -> String {
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            tail: LAST_LINES.to_owned(),
+            ..LogsOptions::default()
+        };
+        let container = self.container();
+        let mut lines = self.client.docker.logs(&container, Some(options));
+        let mut text = Vec::new();
+        while let Some(Ok(line)) = lines.next().await {
+            let line: LogOutput = line;
+            text.extend_from_slice(&line.into_bytes());
+            if text.len() > LAST_BYTES {
+                break;
+            }
+        }
+        text.truncate(LAST_BYTES);
+        String::from_utf8_lossy(&text).trim().to_owned()
+    }
+}
+
+/// Connects to the socket on the shared disk.
+pub(crate) struct SocketConnector {
+    socket: PathBuf,
+    outside: Outside,
+    patience: Mutex<Patience>,
+}
+
+/// When the engine is asked about a socket that does not answer: not at once, because a starting
+/// sandbox is looked for every millisecond.
+#[derive(Debug, Default)]
+struct Patience {
+    ask_after: Option<Instant>,
+}
+
+const FIRST_QUESTION: Duration = Duration::from_millis(250);
+const NEXT_QUESTION: Duration = Duration::from_secs(1);
+
+impl Patience {
+    /// Notes a failure; whether it is time to ask.
+    fn failed(&mut self, now: Instant) -> bool {
+        match self.ask_after {
+            None => {
+                self.ask_after = Some(now + FIRST_QUESTION);
+                false
+            }
+            Some(time) if now < time => false,
+            Some(_) => {
+                self.ask_after = Some(now + NEXT_QUESTION);
+                true
+            }
+        }
+    }
+}
+
+impl SocketConnector {
+    pub(crate) fn new(folder: &ChannelFolder, outside: Outside) -> Self {
+        Self {
+            socket: folder.socket(),
+            outside,
+            patience: Mutex::default(),
+        }
+    }
+
+    fn with_patience<T>(&self, act: impl FnOnce(&mut Patience) -> T) -> T {
+        act(&mut self.patience.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[async_trait]
+impl Connector for SocketConnector {
+    async fn connect(&self) -> Result<Box<dyn Duplex>, EngineError> {
+        let error = match UnixStream::connect(&self.socket).await {
+            Ok(stream) => {
+                self.with_patience(|patience| *patience = Patience::default());
+                return Ok(Box::new(stream));
+            }
+            Err(error) => error,
+        };
+        if self.with_patience(|patience| patience.failed(Instant::now()))
+            && let Some(cause) = self.outside.cause_of_death().await?
+        {
+            return Err(cause);
+        }
+        let kind = match error.kind() {
+            // The socket is there before its mode is set.
+            io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::WouldBlock => EngineErrorKind::Unavailable,
+            _ => EngineErrorKind::Internal,
+        };
+        let id = self.outside.id.as_str();
+        let message = format!("its socket does not answer: {error}");
+        Err(EngineError::new(kind, OPERATION, id, message).with_source(error))
+    }
+}
+
+/// Connects through an exec of `forge-init bridge`, whose streams the engine relays.
+pub(crate) struct RelayConnector {
+    pub(crate) outside: Outside,
+}
+
+#[async_trait]
+impl Connector for RelayConnector {
+    async fn connect(&self) -> Result<Box<dyn Duplex>, EngineError> {
+        let Outside { client, id } = &self.outside;
+        let config = ExecConfig {
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            // Without a terminal the output is framed, see `hijack`.
+            tty: Some(false),
+            cmd: Some(vec![INIT_PATH.to_owned(), "bridge".to_owned()]),
+            ..ExecConfig::default()
+        };
+        let container = self.outside.container();
+        let exec = match client.docker.create_exec(&container, config).await {
+            Ok(exec) => exec.id,
+            Err(error) if is_conflict(&error) || is_not_found(&error) => {
+                // Not running: only the engine knows why.
+                return Err(match self.outside.cause_of_death().await? {
+                    Some(cause) => cause,
+                    None => EngineError::new(
+                        EngineErrorKind::Unavailable,
+                        OPERATION,
+                        id.as_str(),
+                        "the container is just starting",
+                    ),
+                });
+            }
+            Err(error) => return Err(engine_error(OPERATION, id.as_str(), error)),
+        };
+        let start = bytes::Bytes::from_static(br#"{"Detach":false,"Tty":false}"#);
+        let path = format!("/exec/{exec}/start");
+        let stream = match client.transport.hijack(&path, start).await {
+            Err(error) if is_conflict(&error) || is_not_found(&error) => {
+                return Err(match self.outside.cause_of_death().await? {
+                    Some(cause) => cause,
+                    None => engine_error(OPERATION, id.as_str(), error),
+                });
+            }
+            other => other.during(OPERATION, id.as_str())?,
+        };
+        Ok(Box::new(FramedStream::new(stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_is_asked_after_a_while_and_then_once_a_second() {
+        let mut patience = Patience::default();
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let asked: Vec<u64> = (0..2600)
+            .step_by(10)
+            .filter(|&time| patience.failed(at(time)))
+            .collect();
+        assert_eq!(asked, [250, 1250, 2250]);
+    }
+
+    #[test]
+    fn the_longest_id_has_a_short_folder_and_two_ids_have_two() {
+        let root = Path::new("/run/swe-forge");
+        let long = SandboxId::new("x".repeat(110)).unwrap();
+        let socket = ChannelFolder::of(root, &long).socket();
+        assert_eq!(socket.as_os_str().len(), root.as_os_str().len() + 27);
+        let other = ChannelFolder::of(root, &SandboxId::new("y").unwrap());
+        assert_ne!(other.socket(), socket);
+    }
+
+    #[test]
+    fn a_locked_folder_belongs_to_us_and_can_be_reset_and_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = ChannelFolder::of(root.path(), &SandboxId::new("x").unwrap());
+        let user = UserId::for_slot(1);
+        assert!(folder.make(user).unwrap());
+        assert!(!folder.make(user).unwrap());
+        std::fs::write(folder.socket(), "").unwrap();
+        folder.lock().unwrap();
+        let mode = std::fs::metadata(folder.path())
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o755);
+        folder.reset(user).unwrap();
+        assert!(!folder.socket().exists());
+        folder.remove().unwrap();
+        folder.remove().unwrap();
+        assert!(!folder.exists());
+    }
+}

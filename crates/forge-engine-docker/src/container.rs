@@ -1,0 +1,246 @@
+//! From a sandbox's specification to the container it is: every setting stands here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig,
+    Mount, MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+};
+use forge_core::SandboxSpec;
+use forge_core::limits::MEBIBYTE;
+use forge_core::ownership::keys;
+use forge_core::sandbox::WORKSPACE;
+use forge_engine::PreparedImage;
+use forge_wire::{INIT_PATH, SOCKET_DIRECTORY};
+use sha2::{Digest, Sha256};
+
+use crate::channel_root::{ChannelRoot, HOST_NAME};
+use crate::context::hex;
+use crate::names::{SHADE_OF, SHADE_ROLE, SPECIFICATION_DIGEST, shade};
+use crate::workspace;
+
+/// Processes and threads in a sandbox that are not the task's: `forge-init`'s own threads, and a
+/// bridge with the threads of the runtime that starts it.
+pub(crate) const OWN_PROCESSES: u64 = 8;
+/// Files a process may have open.
+const OPEN_FILES: i64 = 16_384;
+/// Files and folders in `/tmp`, one for each 8 KiB of its size.
+const BYTES_PER_TMP_FILE: u64 = 8192;
+/// Shared memory; counts as memory of the sandbox.
+const SHARED_MEMORY: u64 = 64 * MEBIBYTE;
+/// Seconds between SIGTERM and SIGKILL when somebody stops the container by hand.
+const STOP_SECONDS: i64 = 2;
+
+/// What of this machine goes into a sandbox on the same machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Here<'a> {
+    /// The folder of its socket.
+    pub(crate) channel: &'a Path,
+    /// Where the files are that tell it its own name.
+    pub(crate) root: &'a ChannelRoot,
+}
+
+/// The request that makes the container of a sandbox.
+///
+/// `volumes` are those the image declares besides ours; `here` is given where the disk is shared.
+pub(crate) fn create_body(
+    spec: &SandboxSpec,
+    image: &PreparedImage,
+    volumes: &[String],
+    here: Option<Here<'_>>,
+) -> ContainerCreateBody {
+    let user = format!("{}:{}", spec.user.uid(), spec.user.gid());
+    ContainerCreateBody {
+        hostname: Some(HOST_NAME.to_owned()),
+        image: Some(image.runnable.clone()),
+        entrypoint: Some(vec![INIT_PATH.to_owned(), "init".to_owned()]),
+        cmd: Some(Vec::new()),
+        user: Some(user),
+        env: Some(environment(spec, image)),
+        labels: Some(labels(spec, image)),
+        working_dir: Some(WORKSPACE.to_owned()),
+        // Without it the engine sets up a network of nothing, which takes longer than everything
+        // else together, only to write `/etc/hosts`. That file comes from here where it can.
+        network_disabled: Some(here.is_some()),
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..HealthConfig::default()
+        }),
+        stop_signal: Some("SIGTERM".to_owned()),
+        stop_timeout: Some(STOP_SECONDS),
+        attach_stdin: Some(false),
+        attach_stdout: Some(false),
+        attach_stderr: Some(false),
+        host_config: Some(host_config(spec, mounts(spec, volumes, here))),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(spec: &SandboxSpec, mounts: Vec<Mount>) -> HostConfig {
+    let limits = &spec.limits;
+    let memory = signed(limits.memory_bytes);
+    HostConfig {
+        network_mode: Some("none".to_owned()),
+        // Without it the machine's own name servers stand in /etc/resolv.conf.
+        dns: Some(vec!["127.0.0.1".to_owned()]),
+        dns_options: Some(vec!["timeout:1".to_owned(), "attempts:1".to_owned()]),
+        extra_hosts: Some(vec![format!("{HOST_NAME}:127.0.0.1")]),
+        readonly_rootfs: Some(true),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        // The engine's own seccomp profile applies because no other is named.
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        privileged: Some(false),
+        memory: Some(memory),
+        // The same again means: no swap on top.
+        memory_swap: Some(memory),
+        nano_cpus: Some(signed(limits.cpu_millis.saturating_mul(1_000_000))),
+        pids_limit: Some(signed(limits.processes.saturating_add(OWN_PROCESSES))),
+        ulimits: Some(vec![
+            ulimit("core", 0),
+            ulimit("nofile", OPEN_FILES),
+            ulimit("fsize", signed(limits.disk_bytes)),
+        ]),
+        oom_kill_disable: Some(false),
+        // The task dies before anything else of the machine does.
+        oom_score_adj: Some(500),
+        ipc_mode: Some("private".to_owned()),
+        shm_size: Some(signed(SHARED_MEMORY)),
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        tmpfs: Some([("/tmp".to_owned(), tmp_options(limits.tmp_bytes))].into()),
+        mounts: Some(mounts),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        auto_remove: Some(false),
+        // PID 1 prints only why it died; that must be readable, and never much.
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(text_map([("max-size", "1m"), ("max-file", "1")])),
+        }),
+        init: Some(false),
+        ..HostConfig::default()
+    }
+}
+
+fn mounts(spec: &SandboxSpec, volumes: &[String], here: Option<Here<'_>>) -> Vec<Mount> {
+    let mut mounts = workspace::mounts(&spec.workspace, true);
+    // A volume that the image declares would be writable and count against nothing. One with our
+    // name in its place, filled from the image, may be read-only; one without a name may not.
+    let mut labels = spec.ownership.labels(spec.role);
+    labels.insert(keys::ROLE.to_owned(), SHADE_ROLE.to_owned());
+    labels.insert(SHADE_OF.to_owned(), spec.id.to_string());
+    mounts.extend(volumes.iter().enumerate().map(|(number, target)| Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(shade(&spec.id, number)),
+        target: Some(target.clone()),
+        read_only: Some(true),
+        volume_options: Some(MountVolumeOptions {
+            no_copy: Some(false),
+            labels: Some(labels.clone().into_iter().collect()),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    }));
+    if let Some(here) = here {
+        mounts.push(bind(here.channel, SOCKET_DIRECTORY, false));
+        let files = here.root.name_files();
+        mounts.extend(files.map(|(path, target)| bind(&path, target, true)));
+    }
+    mounts
+}
+
+fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.display().to_string()),
+        target: Some(target.to_owned()),
+        read_only: Some(read_only),
+        ..Mount::default()
+    }
+}
+
+/// Executable, because build systems run what they put there.
+fn tmp_options(size: u64) -> String {
+    let files = (size / BYTES_PER_TMP_FILE).max(1024);
+    format!("rw,exec,nosuid,nodev,size={size},mode=1777,nr_inodes={files}")
+}
+
+fn environment(spec: &SandboxSpec, image: &PreparedImage) -> Vec<String> {
+    let mut env: BTreeMap<&str, &str> = BTreeMap::new();
+    if let Some(path) = image.env.get("PATH") {
+        env.insert("PATH", path);
+    }
+    env.extend(
+        spec.env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    );
+    env.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+fn labels(spec: &SandboxSpec, image: &PreparedImage) -> HashMap<String, String> {
+    let mut labels: HashMap<_, _> = spec.ownership.labels(spec.role).into_iter().collect();
+    labels.insert(SPECIFICATION_DIGEST.to_owned(), digest(spec, image));
+    labels
+}
+
+/// What a sandbox is made from, without what differs between two attempts to make the same:
+/// times and holder.
+pub(crate) fn digest(spec: &SandboxSpec, image: &PreparedImage) -> String {
+    let limits = &spec.limits;
+    let numbers = [
+        limits.memory_bytes,
+        limits.cpu_millis,
+        limits.disk_bytes,
+        limits.processes,
+        limits.tmp_bytes,
+        spec.max_lifetime.as_secs(),
+        spec.user.uid().into(),
+        spec.user.gid().into(),
+    ];
+    let mut texts = vec![
+        image.runnable.as_str(),
+        spec.workspace.as_str(),
+        spec.role.as_str(),
+        spec.network.as_str(),
+        spec.ownership.owner.as_str(),
+        spec.ownership.task.as_str(),
+    ];
+    let run = spec.ownership.run.to_string();
+    texts.push(&run);
+    for (name, value) in &spec.env {
+        texts.extend([name.as_str(), value.as_str()]);
+    }
+    let mut hasher = Sha256::new();
+    for number in numbers {
+        hasher.update(number.to_le_bytes());
+    }
+    for text in texts {
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hex(&hasher.finalize())
+}
+
+fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
+    ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(value),
+        hard: Some(value),
+    }
+}
+
+fn text_map<const N: usize>(pairs: [(&str, &str); N]) -> HashMap<String, String> {
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// The engine's numbers are signed; more than they hold is no limit on any machine.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,214 @@
+//! [`DockerEngine`]: the engine itself and what all its operations share.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use forge_core::{OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
+use forge_engine::{
+    Engine, EngineDescription, EngineError, FoundObject, ImageStore, Operation, PreparedImage,
+    Sandbox,
+};
+use forge_wire::Secret;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
+
+use crate::channel_root::ChannelRoot;
+use crate::client::Client;
+use crate::context::hex;
+use crate::describe::Machine;
+use crate::discovery::{self, Environment};
+use crate::failure::During;
+
+/// The binary that is PID 1 of every sandbox.
+#[derive(Clone)]
+pub struct InitBinary {
+    /// The file's contents: statically linked, for the engine's architecture.
+    pub bytes: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for InitBinary {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "InitBinary({} bytes)", self.bytes.len())
+    }
+}
+
+/// Whether the fast ways may be used that need the engine's disk to be this process's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DiskSharing {
+    /// Find out, by reading a file through the engine.
+    #[default]
+    Probe,
+    /// Behave as with an engine on another machine.
+    Never,
+}
+
+/// What a [`DockerEngine`] is made from.
+#[derive(Debug, Clone)]
+pub struct DockerOptions {
+    /// The engine's address, when one was asked for.
+    pub host: Option<String>,
+    /// Decides which engine is used otherwise.
+    pub environment: Environment,
+    /// PID 1 of every sandbox.
+    pub init_binary: InitBinary,
+    /// Folder for the sockets of sandboxes; made when missing, closed to other users. A short
+    /// path: socket addresses end at 108 bytes.
+    pub channel_root: PathBuf,
+    /// Label of objects that belong to no run.
+    pub owner: OwnerId,
+    /// Whether to look for a shared disk.
+    pub disk_sharing: DiskSharing,
+    /// Whether an image that is not there may be pulled.
+    pub allow_pull: bool,
+}
+
+/// A Docker engine, or one that speaks its interface.
+#[derive(Debug)]
+pub struct DockerEngine {
+    pub(crate) client: Arc<Client>,
+    pub(crate) init: InitBinary,
+    pub(crate) init_digest: String,
+    pub(crate) owner: OwnerId,
+    pub(crate) channel_root: ChannelRoot,
+    pub(crate) disk_sharing: DiskSharing,
+    pub(crate) allow_pull: bool,
+    pub(crate) machine: OnceCell<Machine>,
+    pub(crate) shares_disk: OnceCell<bool>,
+    /// One image is prepared at a time: two at once would do the same work twice.
+    pub(crate) preparing: tokio::sync::Mutex<()>,
+    declared_volumes: Mutex<HashMap<String, Arc<[String]>>>,
+    workspaces: Mutex<HashSet<SandboxId>>,
+    shades: Mutex<HashMap<SandboxId, usize>>,
+}
+
+impl DockerEngine {
+    /// Finds the engine and agrees on a version with it.
+    ///
+    /// # Errors
+    /// Every place that was tried and why it is of no use, or what is wrong with the options.
+    pub async fn connect(options: DockerOptions) -> Result<Self, EngineError> {
+        let channel_root = ChannelRoot::new(&options.channel_root)
+            .during(Operation::Describe, "the channel folder")?;
+        if options.disk_sharing == DiskSharing::Probe {
+            channel_root.make()?;
+        }
+        let client = discovery::find(options.host.as_deref(), &options.environment).await?;
+        Ok(Self {
+            client: Arc::new(client),
+            init_digest: hex(&Sha256::digest(&options.init_binary.bytes)),
+            init: options.init_binary,
+            owner: options.owner,
+            channel_root,
+            disk_sharing: options.disk_sharing,
+            allow_pull: options.allow_pull,
+            machine: OnceCell::new(),
+            shares_disk: OnceCell::new(),
+            preparing: tokio::sync::Mutex::new(()),
+            declared_volumes: Mutex::default(),
+            workspaces: Mutex::default(),
+            shades: Mutex::default(),
+        })
+    }
+
+    /// Remembers the volumes an image declares, so that making a sandbox need not ask.
+    pub(crate) fn remember_volumes(&self, runnable: &str, volumes: Arc<[String]>) {
+        lock(&self.declared_volumes).insert(runnable.to_owned(), volumes);
+    }
+
+    pub(crate) fn known_volumes(&self, runnable: &str) -> Option<Arc<[String]>> {
+        lock(&self.declared_volumes).get(runnable).cloned()
+    }
+
+    pub(crate) fn remember_workspace(&self, id: &SandboxId) {
+        lock(&self.workspaces).insert(id.clone());
+    }
+
+    pub(crate) fn forget_workspace(&self, id: &SandboxId) {
+        lock(&self.workspaces).remove(id);
+    }
+
+    /// Remembers how many volumes shade those an image declares, so that destroying need not ask.
+    pub(crate) fn remember_shades(&self, id: &SandboxId, count: usize) {
+        lock(&self.shades).insert(id.clone(), count);
+    }
+
+    pub(crate) fn known_shades(&self, id: &SandboxId) -> Option<usize> {
+        lock(&self.shades).get(id).copied()
+    }
+
+    pub(crate) fn forget_shades(&self, id: &SandboxId) {
+        lock(&self.shades).remove(id);
+    }
+
+    pub(crate) fn knows_workspace(&self, id: &SandboxId) -> bool {
+        lock(&self.workspaces).contains(id)
+    }
+}
+
+/// What these locks guard is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `name=value` lines as a map; later ones win, as for a process.
+pub(crate) fn environment_map(lines: &[String]) -> BTreeMap<String, String> {
+    lines
+        .iter()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn describe(&self) -> Result<EngineDescription, EngineError> {
+        self.describe_engine().await
+    }
+
+    async fn prepare_image(&self, reference: &str) -> Result<PreparedImage, EngineError> {
+        self.prepare(reference).await
+    }
+
+    async fn create_workspace(
+        &self,
+        spec: &WorkspaceSpec,
+        image: &PreparedImage,
+    ) -> Result<(), EngineError> {
+        self.make_workspace(spec, image).await
+    }
+
+    async fn create(
+        &self,
+        spec: &SandboxSpec,
+        image: &PreparedImage,
+        secret: &Secret,
+    ) -> Result<Arc<dyn Sandbox>, EngineError> {
+        Ok(Arc::new(self.make_sandbox(spec, image, secret).await?))
+    }
+
+    async fn open(&self, id: &SandboxId, secret: &Secret) -> Result<Arc<dyn Sandbox>, EngineError> {
+        Ok(Arc::new(self.open_sandbox(id, secret).await?))
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.destroy_sandbox(id).await
+    }
+
+    async fn destroy_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.remove_workspace(id).await
+    }
+
+    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
+        self.list_objects(owner).await
+    }
+
+    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
+        self.remove_object(object).await
+    }
+
+    fn images(&self) -> Option<&dyn ImageStore> {
+        Some(self)
+    }
+}

@@ -1,0 +1,38 @@
+//! Sandboxes as containers of a Docker engine, local or remote.
+//!
+//! * [`discovery`]: which engine is meant, and why it does not answer.
+//! * [`engine`]: [`DockerEngine`], the implementation of [`forge_engine::Engine`].
+//! * [`doctor`]: what confinement this engine's machine can give.
+//!
+//! Request and answer go through bollard over a transport of our own, which puts the API version
+//! into every path and also hands out the raw streams that bollard would decode by guessing.
+
+pub mod discovery;
+pub mod doctor;
+pub mod engine;
+
+mod archive;
+mod channel;
+mod channel_root;
+mod client;
+mod container;
+mod context;
+mod describe;
+mod endpoint;
+mod failure;
+mod hijack;
+mod images;
+mod inventory;
+mod names;
+mod prepare;
+mod reference;
+mod sandbox;
+mod stager;
+mod tls;
+mod transport;
+mod workspace;
+
+pub use discovery::Environment;
+pub use doctor::{CapabilityFinding, CapabilityStatus};
+pub use endpoint::{Endpoint, TlsMaterial};
+pub use engine::{DiskSharing, DockerEngine, DockerOptions, InitBinary};

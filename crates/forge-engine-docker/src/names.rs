@@ -1,0 +1,89 @@
+//! What the objects of a sandbox are called on the engine, and the labels only this engine uses.
+
+use forge_core::SandboxId;
+use forge_core::ownership::keys;
+
+/// Digest of the specification an object was made from.
+pub(crate) const SPECIFICATION_DIGEST: &str = "swe-forge.spec";
+/// On a prepared image: the identifier of the image it was made from.
+pub(crate) const IMAGE_OF: &str = "swe-forge.image.of";
+/// Repository of prepared images.
+pub(crate) const PREPARED_REPOSITORY: &str = "swe-forge/prepared";
+/// Role of prepared images.
+pub(crate) const PREPARED_ROLE: &str = "prepared-image";
+/// Role of the image that disk sharing is probed with.
+pub(crate) const PROBE_ROLE: &str = "probe-image";
+/// Repository and tag of that image.
+pub(crate) const PROBE_IMAGE: &str = "swe-forge/probe:1";
+/// On a volume that shades one declared by an image: the sandbox it is for.
+pub(crate) const SHADE_OF: &str = "swe-forge.shade";
+/// Role of such volumes.
+pub(crate) const SHADE_ROLE: &str = "shade";
+/// First part of the names of base images; these are built here, never pulled.
+pub(crate) const BASE_IMAGES: &str = "swe-forge/";
+
+const CONTAINER: &str = "swe-forge-task-";
+
+/// The container of a sandbox.
+pub(crate) fn container(id: &SandboxId) -> String {
+    format!("{CONTAINER}{id}")
+}
+
+/// The sandbox of a container name.
+pub(crate) fn sandbox_of(container: &str) -> Option<SandboxId> {
+    SandboxId::new(container.strip_prefix(CONTAINER)?).ok()
+}
+
+/// The volumes of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volumes {
+    /// `/workspace`.
+    pub(crate) workspace: String,
+    /// `/workspace/output`.
+    pub(crate) artifacts: String,
+    /// `/workspace/.swe-forge`.
+    pub(crate) specification: String,
+}
+
+impl Volumes {
+    /// The volumes of workspace `id`.
+    pub(crate) fn of(id: &SandboxId) -> Self {
+        Self {
+            workspace: format!("swe-forge-workspace-{id}"),
+            artifacts: format!("swe-forge-artifacts-{id}"),
+            specification: format!("swe-forge-spec-{id}"),
+        }
+    }
+
+    /// Their names.
+    pub(crate) fn all(&self) -> [&str; 3] {
+        [&self.workspace, &self.artifacts, &self.specification]
+    }
+}
+
+/// The volume that shades the one with this number of those an image declares.
+pub(crate) fn shade(id: &SandboxId, number: usize) -> String {
+    format!("swe-forge-shade-{id}-{number}")
+}
+
+/// A filter that finds what carries an owner label: of `owner`, or of anybody.
+pub(crate) fn owner_filter(owner: Option<&str>) -> std::collections::HashMap<String, Vec<String>> {
+    let label = match owner {
+        Some(owner) => format!("{}={owner}", keys::OWNER),
+        None => keys::OWNER.to_owned(),
+    };
+    [("label".to_owned(), vec![label])].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_name_leads_back_to_its_sandbox() {
+        let id = SandboxId::new("py-lru-1a2b3c4d-1-verify").unwrap();
+        assert_eq!(sandbox_of(&container(&id)), Some(id));
+        assert_eq!(sandbox_of("somebody-elses"), None);
+        assert_eq!(sandbox_of("swe-forge-task-../x"), None);
+    }
+}

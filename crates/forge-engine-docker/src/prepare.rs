@@ -1,0 +1,479 @@
+//! Making an image runnable: a derived image that holds `forge-init` and the mount points.
+//!
+//! The image is derived once and found by its tag ever after. A container that runs from it needs
+//! nothing copied in, so preparing costs nothing when it matters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bollard::models::{ContainerConfig, ImageConfig, ImageInspect};
+use bollard::query_parameters::{CommitContainerOptions, ListImagesOptions, RemoveImageOptions};
+use forge_core::ownership::keys;
+use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
+use forge_wire::INIT_PATH;
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
+
+use crate::archive::Archive;
+use crate::context::hex;
+use crate::engine::{DockerEngine, environment_map};
+use crate::failure::{During, engine_error, is_not_found};
+use crate::names::{BASE_IMAGES, IMAGE_OF, PREPARED_REPOSITORY, PREPARED_ROLE};
+use crate::reference;
+use crate::stager::Stager;
+
+/// Grows when what is put into prepared images changes.
+const REVISION: u32 = 4;
+/// Variables of an image that are not handed on to commands: they make every program load or run
+/// something first, so a reference image that sets one would change what a verdict means. An
+/// image that needs a library path keeps it; `LD_LIBRARY_PATH` alone runs nothing.
+const DROPPED_VARIABLES: [&str; 5] = ["LD_PRELOAD", "LD_AUDIT", "BASH_ENV", "ENV", "SHELLOPTS"];
+/// Where programs are looked for when an image does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const OPERATION: Operation = Operation::PrepareImage;
+
+impl DockerEngine {
+    pub(crate) async fn prepare(&self, reference: &str) -> Result<PreparedImage, EngineError> {
+        reference::check(reference, OPERATION)?;
+        // What making a sandbox must know is found out now, where nobody waits for milliseconds.
+        // All is awaited even when one fails: what is half made must be removed as well.
+        let (image, machine, shares_disk) = futures::join!(
+            self.image_here(reference),
+            self.machine(),
+            self.shares_disk()
+        );
+        let source = Source::of(reference, image?)?;
+        machine?;
+        shares_disk?;
+        source.check_machine(self.client.version.arch.as_deref(), &self.init.bytes)?;
+        let tag = self.tag_for(&source.id);
+        let runnable = format!("{PREPARED_REPOSITORY}:{tag}");
+        if !self.is_prepared(&runnable, &source.id).await? {
+            // One at a time; whoever waited finds the work done.
+            let _turn = self.preparing.lock().await;
+            if !self.is_prepared(&runnable, &source.id).await? {
+                self.derive(&source, &tag).await?;
+            }
+        }
+        self.remember_volumes(&runnable, source.volumes.clone());
+        Ok(PreparedImage {
+            reference: source.reference,
+            runnable,
+            digest: source.digest,
+            size_bytes: source.size_bytes,
+            env: source.env,
+        })
+    }
+
+    fn tag_for(&self, image_id: &str) -> String {
+        let mut hasher = Sha256::new();
+        for part in [image_id, &self.init_digest, &REVISION.to_string()] {
+            hasher.update(part.as_bytes());
+            hasher.update([0]);
+        }
+        hex(&hasher.finalize()[..8])
+    }
+
+    async fn image_here(&self, reference: &str) -> Result<ImageInspect, EngineError> {
+        match self.client.docker.inspect_image(reference).await {
+            Ok(image) => return Ok(image),
+            Err(error) if !is_not_found(&error) => {
+                return Err(engine_error(OPERATION, reference, error));
+            }
+            Err(_) => {}
+        }
+        if let Some(base) = reference.strip_prefix(BASE_IMAGES) {
+            let (name, _) = reference::split(base);
+            let name = name.trim_end_matches("-base");
+            return Err(absent(
+                reference,
+                format!(
+                    "this base image is not here; make it with `swe-forge images build {name}`"
+                ),
+            ));
+        }
+        if !self.allow_pull {
+            return Err(absent(
+                reference,
+                "the image is not on the engine, and pulling is not allowed".to_owned(),
+            ));
+        }
+        self.pull_image(reference).await?;
+        let pulled = self.client.docker.inspect_image(reference).await;
+        pulled.during(OPERATION, reference)
+    }
+
+    async fn is_prepared(&self, runnable: &str, image_id: &str) -> Result<bool, EngineError> {
+        match self.client.docker.inspect_image(runnable).await {
+            Ok(image) => {
+                let labels = image.config.and_then(|config| config.labels);
+                let of = labels.and_then(|mut labels| labels.remove(IMAGE_OF));
+                Ok(of.as_deref() == Some(image_id))
+            }
+            Err(error) if is_not_found(&error) => Ok(false),
+            Err(error) => Err(engine_error(OPERATION, runnable, error)),
+        }
+    }
+
+    async fn derive(&self, source: &Source, tag: &str) -> Result<(), EngineError> {
+        let archive = layer(&self.init.bytes).during(OPERATION, &source.reference)?;
+        let stager =
+            Stager::create(&self.client, &self.owner, &source.id, Vec::new(), OPERATION).await?;
+        let result = match stager.put(archive).await {
+            Ok(()) => self.commit(&stager, source, tag).await,
+            Err(error) => Err(error),
+        };
+        stager.remove().await;
+        result?;
+        self.remove_superseded().await;
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        stager: &Stager<'_>,
+        source: &Source,
+        tag: &str,
+    ) -> Result<(), EngineError> {
+        if self
+            .is_prepared(&format!("{PREPARED_REPOSITORY}:{tag}"), &source.id)
+            .await?
+        {
+            // Another process was faster.
+            return Ok(());
+        }
+        // Labels of the stager would be inherited, and an image does not expire with it.
+        let labels = [
+            (keys::OWNER, self.owner.to_string()),
+            (keys::ROLE, PREPARED_ROLE.to_owned()),
+            (keys::EXPIRES_AT, String::new()),
+            (IMAGE_OF, source.id.clone()),
+        ];
+        let config = ContainerConfig {
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            ..ContainerConfig::default()
+        };
+        let options = CommitContainerOptions {
+            container: Some(stager.name().to_owned()),
+            repo: Some(PREPARED_REPOSITORY.to_owned()),
+            tag: Some(tag.to_owned()),
+            pause: false,
+            ..CommitContainerOptions::default()
+        };
+        self.client
+            .patient
+            .commit_container(options, config)
+            .await
+            .during(OPERATION, &source.reference)
+            .map(|_| ())
+    }
+
+    /// Two processes that prepare the same image at once may both tag theirs, and the later tag
+    /// wins. The other image is left without a name; it goes when the next image is prepared.
+    async fn remove_superseded(&self) {
+        let filter = |key: &str, value: String| (key.to_owned(), vec![value]);
+        let options = ListImagesOptions {
+            filters: Some(
+                [
+                    filter("dangling", "true".to_owned()),
+                    filter("label", format!("{}={PREPARED_ROLE}", keys::ROLE)),
+                ]
+                .into(),
+            ),
+            ..ListImagesOptions::default()
+        };
+        let superseded = match self.client.docker.list_images(Some(options)).await {
+            Ok(superseded) => superseded,
+            Err(error) => {
+                tracing::debug!(%error, "superseded images could not be listed");
+                return;
+            }
+        };
+        let settled = Timestamp::now() - SETTLED;
+        let old = |seconds| Timestamp::from_second(seconds).is_ok_and(|made| made < settled);
+        for image in superseded.into_iter().filter(|image| old(image.created)) {
+            let options = None::<RemoveImageOptions>;
+            let removed = self
+                .client
+                .docker
+                .remove_image(&image.id, options, None)
+                .await;
+            if let Err(error) = removed {
+                tracing::debug!(image = image.id, %error, "a superseded image stays for now");
+            }
+        }
+    }
+}
+
+fn absent(reference: &str, message: String) -> EngineError {
+    EngineError::new(EngineErrorKind::NotFound, OPERATION, reference, message)
+}
+
+/// What is put on top of an image. Entries replace what has their name, links above all, so an
+/// image cannot divert them.
+fn layer(init: &[u8]) -> std::io::Result<bytes::Bytes> {
+    let inside = |path: &'static str| path.trim_start_matches('/');
+    let mut archive = Archive::new();
+    // A file takes the place of a folder with all that is in it: nothing of the image stays here.
+    // In particular no folder for the socket, which forge-init would take for a mount; the engine
+    // makes the mount point where there is a mount.
+    archive.file(".swe-forge", 0o644, b"")?;
+    archive.folder(".swe-forge", 0o755, None)?;
+    // Executable without being readable: the kernel then lets no process of the same user look
+    // into PID 1.
+    archive.file(inside(INIT_PATH), 0o711, init)?;
+    archive.folder("workspace", 0o755, None)?;
+    archive.folder("tmp", 0o1777, None)?;
+    archive.finish()
+}
+
+/// Superseded images younger than this may be in the hands of somebody who is just making them.
+const SETTLED: SignedDuration = SignedDuration::from_hours(1);
+
+/// An image as its author made it, judged.
+struct Source {
+    reference: String,
+    id: String,
+    digest: String,
+    size_bytes: u64,
+    env: BTreeMap<String, String>,
+    volumes: Arc<[String]>,
+    system: String,
+    architecture: String,
+}
+
+impl Source {
+    fn of(reference: &str, image: ImageInspect) -> Result<Self, EngineError> {
+        let config = image.config.unwrap_or_default();
+        check_config(reference, &config)?;
+        let id = image.id.unwrap_or_default();
+        let digest = image.repo_digests.unwrap_or_default().into_iter().next();
+        let digest = digest.and_then(|text| Some(text.split_once('@')?.1.to_owned()));
+        Ok(Self {
+            reference: reference.to_owned(),
+            digest: digest.unwrap_or_else(|| id.clone()),
+            id,
+            size_bytes: image
+                .size
+                .and_then(|size| size.try_into().ok())
+                .unwrap_or(0),
+            env: environment(config.env.as_deref().unwrap_or_default()),
+            volumes: volumes_to_shade(config.volumes.unwrap_or_default()),
+            system: image.os.unwrap_or_default(),
+            architecture: image.architecture.unwrap_or_default(),
+        })
+    }
+
+    fn check_machine(&self, engine: Option<&str>, init: &[u8]) -> Result<(), EngineError> {
+        if self.system != "linux" {
+            return Err(rejected(
+                &self.reference,
+                format!("it is for '{}', sandboxes are Linux", self.system),
+            ));
+        }
+        let engine = engine.unwrap_or_default();
+        if self.architecture != engine {
+            return Err(rejected(
+                &self.reference,
+                format!(
+                    "it is for {}, the engine's machine is {engine}; emulation would make every \
+                     time limit meaningless",
+                    self.architecture
+                ),
+            ));
+        }
+        match binary_architecture(init) {
+            Some(binary) if binary == engine => Ok(()),
+            Some(binary) => Err(rejected(
+                &self.reference,
+                format!("this program's forge-init is for {binary}, the engine is {engine}"),
+            )),
+            None => Err(rejected(
+                &self.reference,
+                "forge-init is no executable this program knows".to_owned(),
+            )),
+        }
+    }
+}
+
+fn rejected(reference: &str, message: String) -> EngineError {
+    EngineError::new(EngineErrorKind::Rejected, OPERATION, reference, message)
+}
+
+/// The architecture of an ELF file, by the name images use.
+fn binary_architecture(binary: &[u8]) -> Option<&'static str> {
+    if !binary.starts_with(b"\x7fELF") {
+        return None;
+    }
+    match binary.get(18..20)? {
+        [62, 0] => Some("amd64"),
+        [183, 0] => Some("arm64"),
+        [243, 0] => Some("riscv64"),
+        _ => Some("another architecture"),
+    }
+}
+
+fn check_config(reference: &str, config: &ImageConfig) -> Result<(), EngineError> {
+    let folder = config.working_dir.as_deref().unwrap_or_default();
+    if below(folder, "/proc") {
+        // The way into the host of CVE-2024-21626.
+        return Err(rejected(
+            reference,
+            format!("its working directory is {folder}; nothing below /proc is allowed"),
+        ));
+    }
+    for volume in config.volumes.iter().flatten() {
+        let ours = |ours: &str| below(volume, ours) || below(ours, volume);
+        if !volume.starts_with('/') || volume.contains("..") || ours("/.swe-forge") {
+            return Err(rejected(
+                reference,
+                format!("it declares a volume at {volume:?}, which swe-forge needs itself"),
+            ));
+        }
+        let inside = below(volume, "/workspace");
+        if inside && !MOUNTED.contains(&volume.trim_end_matches('/')) {
+            return Err(rejected(
+                reference,
+                format!("it declares a volume at {volume:?}, inside the workspace"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where every sandbox has a mount of its own.
+const MOUNTED: [&str; 4] = [
+    forge_core::sandbox::WORKSPACE,
+    forge_core::sandbox::OUTPUT,
+    forge_core::sandbox::SPECIFICATION,
+    "/tmp",
+];
+
+fn below(path: &str, folder: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    let folder = folder.trim_end_matches('/');
+    path == folder
+        || path
+            .strip_prefix(folder)
+            .is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The volumes of an image that a sandbox must shade.
+pub(crate) fn declared_volumes(image: ImageInspect) -> Arc<[String]> {
+    let declared = image.config.and_then(|config| config.volumes);
+    volumes_to_shade(declared.unwrap_or_default())
+}
+
+/// Declared volumes that no mount of ours covers.
+fn volumes_to_shade(declared: Vec<String>) -> Arc<[String]> {
+    let mut volumes: Vec<String> = declared
+        .into_iter()
+        .filter(|volume| !MOUNTED.contains(&volume.trim_end_matches('/')))
+        .collect();
+    volumes.sort();
+    volumes.into()
+}
+
+fn environment(lines: &[String]) -> BTreeMap<String, String> {
+    let mut env = environment_map(lines);
+    env.retain(|name, _| !DROPPED_VARIABLES.contains(&name.as_str()));
+    env.entry("PATH".to_owned())
+        .or_insert_with(|| DEFAULT_PATH.to_owned());
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(config: ImageConfig) -> ImageInspect {
+        ImageInspect {
+            id: Some("sha256:00".into()),
+            os: Some("linux".into()),
+            architecture: Some("amd64".into()),
+            config: Some(config),
+            ..ImageInspect::default()
+        }
+    }
+
+    fn with_volumes(volumes: &[&str]) -> Result<Source, EngineError> {
+        let volumes = volumes.iter().map(|&volume| volume.to_owned()).collect();
+        let config = ImageConfig {
+            volumes: Some(volumes),
+            ..ImageConfig::default()
+        };
+        Source::of("x", image(config))
+    }
+
+    #[test]
+    fn volumes_where_swe_forge_mounts_are_covered_and_others_are_shaded() {
+        let source = with_volumes(&["/workspace", "/data", "/tmp/", "/workspace/output"]).unwrap();
+        assert_eq!(&*source.volumes, ["/data"]);
+    }
+
+    #[test]
+    fn volumes_that_would_hide_what_swe_forge_puts_there_are_refused() {
+        for volume in [
+            "/.swe-forge",
+            "/.swe-forge/channel",
+            "/",
+            "/workspace/src",
+            "x",
+            "/a/../b",
+        ] {
+            let error = with_volumes(&[volume]).err().expect(volume);
+            assert_eq!(error.kind, EngineErrorKind::Rejected);
+        }
+    }
+
+    #[test]
+    fn a_working_directory_below_proc_is_refused() {
+        for (folder, good) in [
+            ("/proc/self/fd/8", false),
+            ("/proc", false),
+            ("/process", true),
+        ] {
+            let config = ImageConfig {
+                working_dir: Some(folder.into()),
+                ..ImageConfig::default()
+            };
+            assert_eq!(Source::of("x", image(config)).is_ok(), good, "{folder}");
+        }
+    }
+
+    #[test]
+    fn variables_that_make_every_program_run_something_are_dropped() {
+        let lines = [
+            "PATH=/p",
+            "LD_PRELOAD=/x.so",
+            "BASH_ENV=/e",
+            "EMPTY=",
+            "A=b=c",
+        ];
+        let env = environment(&lines.map(str::to_owned));
+        let expected = [("A", "b=c"), ("EMPTY", ""), ("PATH", "/p")];
+        assert!(
+            env.iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .eq(expected)
+        );
+        assert_eq!(environment(&[])["PATH"], DEFAULT_PATH);
+    }
+
+    #[test]
+    fn another_machine_is_refused_in_words() {
+        let mut elf = b"\x7fELF".to_vec();
+        elf.resize(18, 0);
+        elf.extend([62, 0]);
+        let source = Source::of("x", image(ImageConfig::default())).unwrap();
+        assert!(source.check_machine(Some("amd64"), &elf).is_ok());
+        let error = source.check_machine(Some("arm64"), &elf).unwrap_err();
+        assert!(error.message.contains("arm64"), "{error}");
+        assert!(source.check_machine(Some("amd64"), b"#!/bin/sh").is_err());
+        let mut windows = image(ImageConfig::default());
+        windows.os = Some("windows".into());
+        let windows = Source::of("x", windows).unwrap();
+        assert!(windows.check_machine(Some("amd64"), &elf).is_err());
+    }
+}

@@ -1,0 +1,302 @@
+//! Making a sandbox, connecting to it, and the handle to it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bollard::models::ContainerStateStatusEnum;
+use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
+use forge_core::sandbox::WORKSPACE;
+use forge_core::{Attestation, ExecRequest, NetworkLevel, ResourceUsage, SandboxId, SandboxSpec};
+use forge_engine::channel::{ChannelClient, ChannelIdentity, Connector, Download};
+use forge_engine::{
+    Condition, EngineError, EngineErrorKind, Operation, PreparedImage, RunningExec, Sandbox,
+};
+use forge_wire::Secret;
+use forge_wire::message::{Settings, TransferLimits, TransferSummary};
+use tokio::io::AsyncRead;
+
+use crate::channel::{ChannelFolder, Outside, RelayConnector, SocketConnector};
+use crate::container::{Here, create_body, digest};
+use crate::engine::DockerEngine;
+use crate::failure::{During, engine_error, is_conflict, is_not_found};
+use crate::names::{SPECIFICATION_DIGEST, Volumes, container};
+
+/// How a container came to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// Just made.
+    New,
+    /// It was there, and may have been claimed before.
+    Old,
+}
+
+/// A handle to a sandbox.
+pub(crate) struct DockerSandbox {
+    outside: Outside,
+    channel: ChannelClient,
+}
+
+impl DockerEngine {
+    pub(crate) async fn make_sandbox(
+        &self,
+        spec: &SandboxSpec,
+        image: &PreparedImage,
+        secret: &Secret,
+    ) -> Result<DockerSandbox, EngineError> {
+        const OPERATION: Operation = Operation::Create;
+        if spec.network != NetworkLevel::Isolated {
+            // A weaker promise than asked for is kept by nobody; it must fail closed.
+            return Err(EngineError::new(
+                EngineErrorKind::Unsupported,
+                OPERATION,
+                spec.id.as_str(),
+                format!(
+                    "network level '{}' is not available on this engine",
+                    spec.network
+                ),
+            ));
+        }
+        let (volumes, ()) = futures::try_join!(
+            self.declared_volumes(&image.runnable),
+            self.check_workspace(&spec.workspace)
+        )?;
+        let folder = self.channel_folder(&spec.id).await?;
+        let made = match &folder {
+            Some(folder) => folder.make(spec.user).during(OPERATION, spec.id.as_str())?,
+            None => true,
+        };
+        self.remember_shades(&spec.id, volumes.len());
+        let here = folder.as_ref().map(|folder| Here {
+            channel: folder.path(),
+            root: &self.channel_root,
+        });
+        let body = create_body(spec, image, &volumes, here);
+        let options = CreateContainerOptions {
+            name: Some(container(&spec.id)),
+            ..CreateContainerOptions::default()
+        };
+        let found = match self
+            .client
+            .docker
+            .create_container(Some(options), body)
+            .await
+        {
+            Ok(_) => Found::New,
+            Err(error) if is_conflict(&error) => Found::Old,
+            Err(error) => return Err(engine_error(OPERATION, spec.id.as_str(), error)),
+        };
+        let start = match (found, &folder) {
+            (Found::New, Some(folder)) if !made => {
+                folder
+                    .reset(spec.user)
+                    .during(OPERATION, spec.id.as_str())?;
+                true
+            }
+            (Found::New, _) => true,
+            (Found::Old, _) => self.must_start(spec, image).await?,
+        };
+        if start {
+            let options = None::<StartContainerOptions>;
+            self.client
+                .docker
+                .start_container(&container(&spec.id), options)
+                .await
+                .during(OPERATION, spec.id.as_str())?;
+        }
+        let settings = Settings {
+            workspace: WORKSPACE.to_owned(),
+            disk_limit: spec.limits.disk_bytes,
+            lifetime_seconds: spec.max_lifetime.as_secs(),
+        };
+        let claim = Some((settings, found));
+        self.connect_sandbox(&spec.id, secret, folder, claim).await
+    }
+
+    pub(crate) async fn open_sandbox(
+        &self,
+        id: &SandboxId,
+        secret: &Secret,
+    ) -> Result<DockerSandbox, EngineError> {
+        let outside = self.outside(id);
+        // Asked first, because a socket without a container behind it is only found silent later.
+        if let Some(cause) = outside.cause_of_death().await? {
+            return Err(cause);
+        }
+        // A sandbox made without a shared disk has no folder, however the disk is now.
+        let folder = self.channel_folder(id).await?;
+        let folder = folder.filter(ChannelFolder::exists);
+        self.connect_sandbox(id, secret, folder, None).await
+    }
+
+    fn outside(&self, id: &SandboxId) -> Outside {
+        Outside {
+            client: self.client.clone(),
+            id: id.clone(),
+        }
+    }
+
+    /// The folder for a socket, where the disk is shared.
+    async fn channel_folder(&self, id: &SandboxId) -> Result<Option<ChannelFolder>, EngineError> {
+        let shared = self.shares_disk().await?;
+        Ok(shared.then(|| ChannelFolder::of(self.channel_root.path(), id)))
+    }
+
+    async fn declared_volumes(&self, runnable: &str) -> Result<Arc<[String]>, EngineError> {
+        if let Some(known) = self.known_volumes(runnable) {
+            return Ok(known);
+        }
+        let image = self.client.docker.inspect_image(runnable).await;
+        let image = image.during(Operation::Create, runnable)?;
+        let volumes = crate::prepare::declared_volumes(image);
+        self.remember_volumes(runnable, volumes.clone());
+        Ok(volumes)
+    }
+
+    /// An engine makes a volume that is missing, without labels or owner, and says nothing.
+    async fn check_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
+        if self.knows_workspace(id) {
+            return Ok(());
+        }
+        for name in Volumes::of(id).all() {
+            match self.client.docker.inspect_volume(name).await {
+                Ok(_) => {}
+                Err(error) if is_not_found(&error) => {
+                    return Err(EngineError::new(
+                        EngineErrorKind::NotFound,
+                        Operation::Create,
+                        id.as_str(),
+                        format!("its workspace is not there: no volume {name}"),
+                    ));
+                }
+                Err(error) => return Err(engine_error(Operation::Create, name, error)),
+            }
+        }
+        self.remember_workspace(id);
+        Ok(())
+    }
+
+    /// Judges the container that has the name already: whether it is the same and unstarted.
+    async fn must_start(
+        &self,
+        spec: &SandboxSpec,
+        image: &PreparedImage,
+    ) -> Result<bool, EngineError> {
+        let fail = |kind, message: String| {
+            let id = spec.id.as_str();
+            Err(EngineError::new(kind, Operation::Create, id, message))
+        };
+        let outside = self.outside(&spec.id);
+        let Some(found) = outside.inspect(Operation::Create).await? else {
+            let message = "the container with this name is being removed".to_owned();
+            return fail(EngineErrorKind::Conflict, message);
+        };
+        let labels = found.config.and_then(|config| config.labels);
+        let theirs = labels.and_then(|mut labels| labels.remove(SPECIFICATION_DIGEST));
+        if theirs != Some(digest(spec, image)) {
+            let message = "it exists with another specification".to_owned();
+            return fail(EngineErrorKind::Conflict, message);
+        }
+        let status = found.state.and_then(|state| state.status);
+        match status.unwrap_or(ContainerStateStatusEnum::EMPTY) {
+            ContainerStateStatusEnum::CREATED => Ok(true),
+            ContainerStateStatusEnum::RUNNING => Ok(false),
+            // Starting it again would give an empty sandbox the place of one that has worked.
+            _ => match outside.cause_of_death().await? {
+                Some(cause) => Err(cause),
+                None => Ok(false),
+            },
+        }
+    }
+
+    async fn connect_sandbox(
+        &self,
+        id: &SandboxId,
+        secret: &Secret,
+        folder: Option<ChannelFolder>,
+        claim: Option<(Settings, Found)>,
+    ) -> Result<DockerSandbox, EngineError> {
+        let outside = self.outside(id);
+        let connector: Arc<dyn Connector> = match &folder {
+            Some(folder) => Arc::new(SocketConnector::new(folder, outside.clone())),
+            None => Arc::new(RelayConnector {
+                outside: outside.clone(),
+            }),
+        };
+        let identity = ChannelIdentity {
+            id: id.clone(),
+            secret: secret.clone(),
+        };
+        let channel = match claim {
+            None => ChannelClient::resume(connector, identity).await?,
+            Some((settings, found)) => {
+                let claimed =
+                    ChannelClient::claim(connector.clone(), identity.clone(), settings).await;
+                match claimed {
+                    // Claimed before: by us, if we know the secret.
+                    Err(error) if found == Found::Old && error.kind == EngineErrorKind::Corrupt => {
+                        ChannelClient::resume(connector, identity).await?
+                    }
+                    other => other?,
+                }
+            }
+        };
+        if let Some(folder) = &folder {
+            folder.lock().during(Operation::Open, id.as_str())?;
+        }
+        Ok(DockerSandbox { outside, channel })
+    }
+}
+
+#[async_trait]
+impl Sandbox for DockerSandbox {
+    fn id(&self) -> &SandboxId {
+        &self.outside.id
+    }
+
+    fn attestation(&self) -> &Attestation {
+        self.channel.attestation()
+    }
+
+    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError> {
+        self.channel.exec(request)
+    }
+
+    async fn put(
+        &self,
+        directory: &str,
+        tar: &mut (dyn AsyncRead + Send + Unpin),
+        limits: TransferLimits,
+    ) -> Result<TransferSummary, EngineError> {
+        self.channel.put(directory, tar, limits).await
+    }
+
+    async fn get(&self, path: &str, limits: TransferLimits) -> Result<Download, EngineError> {
+        self.channel.get(path, limits)
+    }
+
+    async fn remove(&self, path: &str) -> Result<(), EngineError> {
+        self.channel.remove(path).await
+    }
+
+    async fn kill_all(&self) -> Result<u32, EngineError> {
+        self.channel.kill_all().await
+    }
+
+    async fn usage(&self) -> Result<ResourceUsage, EngineError> {
+        self.channel.usage().await
+    }
+
+    async fn condition(&self) -> Result<Condition, EngineError> {
+        let Some(found) = self.outside.inspect(Operation::Open).await? else {
+            return Ok(Condition::Gone);
+        };
+        let state = found.state.unwrap_or_default();
+        if state.running == Some(true) {
+            return Ok(Condition::Running);
+        }
+        Ok(Condition::Ended {
+            code: state.exit_code.unwrap_or(-1),
+            out_of_memory: state.oom_killed == Some(true),
+        })
+    }
+}

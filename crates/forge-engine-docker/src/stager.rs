@@ -1,0 +1,137 @@
+//! A container that never starts: files go in and out of images and volumes through it.
+
+use bollard::body_full;
+use bollard::models::{ContainerCreateBody, HostConfig, Mount};
+use bollard::query_parameters::{
+    CreateContainerOptions, DownloadFromContainerOptions, RemoveContainerOptions,
+    UploadToContainerOptions,
+};
+use bytes::Bytes;
+use forge_core::OwnerId;
+use forge_core::ownership::{Role, keys};
+use forge_engine::{EngineError, EngineErrorKind, Operation};
+use forge_wire::INIT_PATH;
+use futures::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::client::Client;
+use crate::failure::{During, is_not_found};
+
+/// After this time anybody may remove a stager: its maker has died.
+const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
+
+/// A container that never starts.
+pub(crate) struct Stager<'a> {
+    client: &'a Client,
+    name: String,
+    operation: Operation,
+}
+
+impl<'a> Stager<'a> {
+    /// Makes one of `image` with `mounts`.
+    pub(crate) async fn create(
+        client: &'a Client,
+        owner: &OwnerId,
+        image: &str,
+        mounts: Vec<Mount>,
+        operation: Operation,
+    ) -> Result<Self, EngineError> {
+        let name = format!("swe-forge-stager-{}", uuid::Uuid::new_v4().simple());
+        let now = Timestamp::now();
+        let labels = [
+            (keys::OWNER, owner.to_string()),
+            (keys::ROLE, Role::Stager.to_string()),
+            (keys::CREATED_AT, now.to_string()),
+            (keys::EXPIRES_AT, (now + LIFETIME).to_string()),
+        ];
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            // Never run, but an engine makes no container without something to run.
+            entrypoint: Some(vec![INIT_PATH.to_owned()]),
+            network_disabled: Some(true),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            host_config: Some(HostConfig {
+                network_mode: Some("none".to_owned()),
+                mounts: Some(mounts),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let options = CreateContainerOptions {
+            name: Some(name.clone()),
+            ..CreateContainerOptions::default()
+        };
+        client
+            .docker
+            .create_container(Some(options), body)
+            .await
+            .during(operation, image)?;
+        Ok(Self {
+            client,
+            name,
+            operation,
+        })
+    }
+
+    /// Its name on the engine.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Unpacks a tar archive at `/`.
+    pub(crate) async fn put(&self, archive: Bytes) -> Result<(), EngineError> {
+        let options = UploadToContainerOptions {
+            path: "/".to_owned(),
+            ..UploadToContainerOptions::default()
+        };
+        self.client
+            .patient
+            .upload_to_container(&self.name, Some(options), body_full(archive))
+            .await
+            .during(self.operation, &self.name)
+    }
+
+    /// A path as a tar archive of at most `limit` bytes.
+    pub(crate) async fn get(&self, path: &str, limit: usize) -> Result<Vec<u8>, EngineError> {
+        let options = DownloadFromContainerOptions {
+            path: path.to_owned(),
+        };
+        let mut stream = self
+            .client
+            .docker
+            .download_from_container(&self.name, Some(options));
+        let mut archive = Vec::new();
+        while let Some(piece) = stream.next().await {
+            archive.extend_from_slice(&piece.during(self.operation, path)?);
+            if archive.len() > limit {
+                return Err(EngineError::new(
+                    EngineErrorKind::Corrupt,
+                    self.operation,
+                    path,
+                    "the engine sends more than was put there",
+                ));
+            }
+        }
+        Ok(archive)
+    }
+
+    /// Removes it. That it could not be removed is no reason to fail what it was for: its labels
+    /// say that anybody may remove it soon.
+    pub(crate) async fn remove(self) {
+        let options = RemoveContainerOptions {
+            force: true,
+            v: true,
+            ..RemoveContainerOptions::default()
+        };
+        let removed = self
+            .client
+            .docker
+            .remove_container(&self.name, Some(options))
+            .await;
+        if let Err(error) = removed
+            && !is_not_found(&error)
+        {
+            tracing::warn!(stager = self.name, %error, "a stager container was left behind");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! A workspace: three volumes that outlive the containers of an attempt.
+//!
+//! They are filled in place where the engine's disk is ours, and through a container that never
+//! starts everywhere else. Both ways leave the same owners, modes and contents.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use bollard::models::{Mount, MountType, MountVolumeOptions, Volume, VolumeCreateRequest};
+use bollard::query_parameters::RemoveVolumeOptions;
+use forge_core::ownership::{Role, keys};
+use forge_core::sandbox::{OUTPUT, SPECIFICATION, WORKSPACE};
+use forge_core::{SandboxId, SpecificationFile, UserId, WorkspaceSpec};
+use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
+use nix::fcntl::OFlag;
+use sha2::{Digest, Sha256};
+
+use crate::archive::Archive;
+use crate::context::hex;
+use crate::engine::DockerEngine;
+use crate::failure::{During, is_not_found};
+use crate::names::{SPECIFICATION_DIGEST, Volumes};
+use crate::stager::Stager;
+
+const OPERATION: Operation = Operation::CreateWorkspace;
+const FOLDER_MODE: u32 = 0o755;
+const FILE_MODE: u32 = 0o644;
+
+impl DockerEngine {
+    pub(crate) async fn make_workspace(
+        &self,
+        spec: &WorkspaceSpec,
+        image: &PreparedImage,
+    ) -> Result<(), EngineError> {
+        check_names(spec)?;
+        let volumes = Volumes::of(&spec.id);
+        // All are awaited: one that is still being made could not be removed.
+        let (workspace, artifacts, specification) = futures::join!(
+            self.make_volume(spec, &volumes.workspace, Role::Workspace),
+            self.make_volume(spec, &volumes.artifacts, Role::Artifacts),
+            self.make_volume(spec, &volumes.specification, Role::Specification),
+        );
+        let visible = Mountpoints {
+            workspace: workspace?.mountpoint.into(),
+            artifacts: artifacts?.mountpoint.into(),
+            specification: specification?.mountpoint.into(),
+        };
+        if self.fills_in_place().await? && visible.are_here() {
+            let spec = spec.clone();
+            let subject = spec.id.to_string();
+            tokio::task::spawn_blocking(move || visible.fill(&spec))
+                .await
+                .map_err(io::Error::other)
+                .flatten()
+                .during(OPERATION, &subject)?;
+        } else {
+            self.fill_through_stager(spec, image).await?;
+        }
+        self.remember_workspace(&spec.id);
+        Ok(())
+    }
+
+    /// Ownership can be set from outside only by root, on the same disk, with the same user ids.
+    async fn fills_in_place(&self) -> Result<bool, EngineError> {
+        let root = nix::unistd::geteuid().is_root();
+        Ok(root && self.shares_disk().await? && !self.machine().await?.remapped)
+    }
+
+    async fn make_volume(
+        &self,
+        spec: &WorkspaceSpec,
+        name: &str,
+        role: Role,
+    ) -> Result<Volume, EngineError> {
+        let mut labels = spec.ownership.labels(role);
+        labels.insert(SPECIFICATION_DIGEST.to_owned(), digest(spec));
+        let request = VolumeCreateRequest {
+            name: Some(name.to_owned()),
+            driver: Some("local".to_owned()),
+            labels: Some(labels.clone().into_iter().collect()),
+            ..VolumeCreateRequest::default()
+        };
+        // An engine answers with the volume that is there, when one is.
+        let volume = self.client.docker.create_volume(request).await;
+        let volume = volume.during(OPERATION, name)?;
+        let decisive = [
+            keys::OWNER,
+            keys::RUN,
+            keys::TASK_ID,
+            keys::ATTEMPT,
+            SPECIFICATION_DIGEST,
+        ];
+        match decisive
+            .into_iter()
+            .find(|&key| volume.labels.get(key) != labels.get(key))
+        {
+            None => Ok(volume),
+            Some(key) => Err(EngineError::new(
+                EngineErrorKind::Conflict,
+                OPERATION,
+                name,
+                format!("the volume is there already with another {key}"),
+            )),
+        }
+    }
+
+    async fn fill_through_stager(
+        &self,
+        spec: &WorkspaceSpec,
+        image: &PreparedImage,
+    ) -> Result<(), EngineError> {
+        let archive = archive(spec).during(OPERATION, spec.id.as_str())?;
+        let mounts = mounts(&spec.id, false);
+        let owner = &spec.ownership.owner;
+        let stager =
+            Stager::create(&self.client, owner, &image.runnable, mounts, OPERATION).await?;
+        let result = stager.put(archive).await;
+        stager.remove().await;
+        result
+    }
+
+    pub(crate) async fn remove_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
+        self.forget_workspace(id);
+        let volumes = Volumes::of(id);
+        let [a, b, c] = volumes.all();
+        let remove = |name| self.remove_volume(name);
+        // All are tried, also when one is in use.
+        let (a, b, c) = futures::join!(remove(a), remove(b), remove(c));
+        a.and(b).and(c)
+    }
+
+    pub(crate) async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        let options = None::<RemoveVolumeOptions>;
+        match self.client.docker.remove_volume(name, options).await {
+            Err(error) if is_not_found(&error) => Ok(()),
+            other => other.during(Operation::Destroy, name),
+        }
+    }
+}
+
+/// The mounts of a workspace. With `sealed` the specification is read-only, as in a sandbox.
+pub(crate) fn mounts(id: &SandboxId, sealed: bool) -> Vec<Mount> {
+    let volumes = Volumes::of(id);
+    let mount = |source: String, target: &str, read_only: bool| Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(source),
+        target: Some(target.to_owned()),
+        read_only: Some(read_only),
+        volume_options: Some(MountVolumeOptions {
+            // What an image has in these places is not part of the task.
+            no_copy: Some(true),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    };
+    vec![
+        mount(volumes.workspace, WORKSPACE, false),
+        mount(volumes.specification, SPECIFICATION, sealed),
+        mount(volumes.artifacts, OUTPUT, false),
+    ]
+}
+
+/// File names are part of a path below; they must stay one component of it.
+fn check_names(spec: &WorkspaceSpec) -> Result<(), EngineError> {
+    let bad = |file: &&SpecificationFile| {
+        let name = &file.name;
+        name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0'])
+    };
+    match spec.specification.iter().find(bad) {
+        None => Ok(()),
+        Some(file) => Err(EngineError::new(
+            EngineErrorKind::Rejected,
+            OPERATION,
+            spec.id.as_str(),
+            format!("{:?} is not a file name", file.name),
+        )),
+    }
+}
+
+/// What a workspace is made from, without its labels.
+fn digest(spec: &WorkspaceSpec) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(spec.user.uid().to_le_bytes());
+    hasher.update(spec.user.gid().to_le_bytes());
+    for file in &spec.specification {
+        for part in [file.name.as_bytes(), &file.contents] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    hex(&hasher.finalize())
+}
+
+/// The workspace as an archive for `/`. An archive's own top folder keeps its owner, so the
+/// volumes' roots are set as entries of the folder above.
+fn archive(spec: &WorkspaceSpec) -> io::Result<bytes::Bytes> {
+    let inside = |path: &'static str| path.trim_start_matches('/');
+    let mut archive = Archive::new();
+    archive.folder(inside(WORKSPACE), FOLDER_MODE, Some(spec.user))?;
+    archive.folder(inside(OUTPUT), FOLDER_MODE, Some(spec.user))?;
+    archive.folder(inside(SPECIFICATION), FOLDER_MODE, None)?;
+    for file in &spec.specification {
+        let path = format!("{}/{}", inside(SPECIFICATION), file.name);
+        archive.file(&path, FILE_MODE, &file.contents)?;
+    }
+    archive.finish()
+}
+
+/// Where the engine keeps the volumes.
+struct Mountpoints {
+    workspace: PathBuf,
+    artifacts: PathBuf,
+    specification: PathBuf,
+}
+
+impl Mountpoints {
+    /// Whether this process sees them. Their names are unique, so what is there is meant.
+    fn are_here(&self) -> bool {
+        [&self.workspace, &self.artifacts, &self.specification]
+            .into_iter()
+            .all(|path| path.is_absolute() && path.is_dir())
+    }
+
+    /// The folders above the volumes belong to the engine, so only the last component of a path
+    /// could be a link that a task made; those are opened without following.
+    fn fill(&self, spec: &WorkspaceSpec) -> io::Result<()> {
+        own(&self.workspace, Some(spec.user))?;
+        // Mount points of the other volumes; the engine would make them as well, but only when
+        // the first container starts.
+        for name in [SPECIFICATION, OUTPUT] {
+            let name = name.trim_start_matches(WORKSPACE).trim_start_matches('/');
+            let path = self.workspace.join(name);
+            make_folder(&path)?;
+            own(&path, None)?;
+        }
+        own(&self.artifacts, Some(spec.user))?;
+        own(&self.specification, None)?;
+        for file in &spec.specification {
+            write_file(&self.specification.join(&file.name), &file.contents)?;
+        }
+        Ok(())
+    }
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn own(folder: &Path, user: Option<UserId>) -> io::Result<()> {
+    let folder = OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
+        .open(folder)?;
+    set(&folder, FOLDER_MODE, user)
+}
+
+fn write_file(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)?;
+    file.write_all(contents)?;
+    set(&file, FILE_MODE, None)
+}
+
+fn set(file: &File, mode: u32, user: Option<UserId>) -> io::Result<()> {
+    let (uid, gid) = user.map_or((0, 0), |user| (user.uid(), user.gid()));
+    fchown(file, Some(uid), Some(gid))?;
+    // Set apart from creation: the process's umask has no say in it.
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_place_of_a_folder_or_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target");
+        fs::create_dir(&target).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(own(&link, None).is_err());
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "kept").unwrap();
+        let link = folder.path().join("file");
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        assert!(write_file(&link, b"new").is_err());
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn the_specification_is_read_only_in_a_sandbox_only() {
+        let id = SandboxId::new("x").unwrap();
+        let read_only = |sealed| {
+            mounts(&id, sealed)
+                .into_iter()
+                .filter(|mount| mount.read_only == Some(true))
+                .map(|mount| mount.target.unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(read_only(true), [SPECIFICATION]);
+        assert!(read_only(false).is_empty());
+    }
+}

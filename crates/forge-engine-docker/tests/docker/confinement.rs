@@ -1,0 +1,156 @@
+//! What the inside of a sandbox can and cannot do.
+
+use forge_core::Ending;
+use forge_core::NetworkLevel;
+use forge_engine::{Engine, EngineErrorKind};
+
+use crate::support::{BOTH_WAYS, both_ways, next_user, secret, shell, with_bench};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pid_1_attests_what_was_asked_for() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("attest").await;
+        let seen = sandbox.attestation();
+        assert_eq!((seen.capabilities, seen.bounding_capabilities), (0, 0));
+        assert!(seen.no_new_privileges && seen.read_only_root, "{seen:?}");
+        assert_eq!(seen.seccomp_mode, 2);
+        assert!(seen.uid >= 200_000 && seen.gid >= 200_000);
+        assert_eq!(seen.interfaces, ["lo"]);
+        assert_eq!(seen.routes, 0);
+        for mount in &seen.writable_mounts {
+            let known = [
+                "/workspace",
+                "/workspace/output",
+                "/tmp",
+                "/dev/shm",
+                "/.swe-forge/channel",
+            ];
+            assert!(known.contains(&mount.as_str()), "{mount} is writable");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workspace_belongs_to_the_user_and_the_specification_to_nobody() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("owner").await;
+        let uid = sandbox.attestation().uid;
+        let done = shell(
+            &*sandbox,
+            "stat -c '%u %a' /workspace /workspace/output /workspace/.swe-forge \
+             /workspace/.swe-forge/task.json && cat /workspace/.swe-forge/task.json",
+        )
+        .await;
+        let expected = format!("{uid} 755\n{uid} 755\n0 755\n0 644\n{{\"id\":\"docker-test\"}}");
+        assert_eq!(done.stdout, expected, "{done:?}");
+        for allowed in ["touch a", "mkdir d", "touch output/a", "touch /tmp/a"] {
+            let done = shell(&*sandbox, allowed).await;
+            assert!(done.succeeded(), "{allowed}: {done:?}");
+        }
+        for forbidden in [
+            "echo x > .swe-forge/task.json",
+            "touch .swe-forge/new",
+            "rm .swe-forge/task.json",
+            "mv .swe-forge elsewhere",
+            "rmdir output",
+            "mv /workspace /tmp/w",
+            "ln -sfn /tmp .swe-forge",
+            "touch /etc/x",
+            "touch /.swe-forge/x",
+            "touch /.swe-forge/channel/x",
+            "rm /.swe-forge/channel/init.sock",
+            "cat /.swe-forge/init",
+        ] {
+            let done = shell(&*sandbox, forbidden).await;
+            assert!(
+                !done.succeeded()
+                    || (forbidden.starts_with("ln") && bench_specification(&*sandbox).await),
+                "{forbidden}: {done:?}"
+            );
+        }
+        assert!(
+            shell(&*sandbox, "test -f .swe-forge/task.json")
+                .await
+                .succeeded()
+        );
+    })
+    .await;
+}
+
+/// `ln -sfn` may put its link elsewhere and call that a success; what counts is that the
+/// specification is untouched.
+async fn bench_specification(sandbox: &dyn forge_engine::Sandbox) -> bool {
+    shell(sandbox, "test -d .swe-forge && test ! -L .swe-forge")
+        .await
+        .succeeded()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_sandbox_itself_can_be_reached_and_named() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("network").await;
+        let done = shell(&*sandbox, "cat /etc/resolv.conf").await;
+        let mut servers = done
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("nameserver"));
+        assert!(
+            servers.all(|line| line == "nameserver 127.0.0.1"),
+            "{done:?}"
+        );
+        let done = shell(&*sandbox, "hostname; grep localhost /etc/hosts").await;
+        assert!(done.stdout.starts_with("sandbox\n127.0.0.1"), "{done:?}");
+        assert!(done.succeeded(), "{done:?}");
+        for address in ["172.17.0.1", "169.254.169.254", "1.1.1.1"] {
+            let script = format!("nc -w 2 {address} 80 < /dev/null 2>&1");
+            let done = shell(&*sandbox, &script).await;
+            assert!(done.stdout.contains("unreachable"), "{done:?}");
+        }
+        // Loopback works, by name and on a low port.
+        let script = "(echo hello | nc -l -p 80 -w 5) & sleep 0.3; nc -w 2 localhost 80 </dev/null";
+        let done = shell(&*sandbox, script).await;
+        assert_eq!(done.stdout, "hello\n", "{done:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("limits").await;
+        let done = shell(&*sandbox, "ulimit -c; ulimit -n; df -k /tmp | tail -1").await;
+        let lines: Vec<&str> = done.stdout.lines().collect();
+        assert_eq!(lines[..2], ["0", "16384"], "{done:?}");
+        assert!(lines[2].contains(&(256 * 1024).to_string()), "{done:?}");
+        let script = "printf '#!/bin/sh\\necho ran\\n' > /tmp/x; chmod +x /tmp/x; /tmp/x";
+        assert_eq!(shell(&*sandbox, script).await.stdout, "ran\n");
+        let bomb = "i=0; while [ $i -lt 200 ]; do sleep 30 & i=$((i+1)); done; wait";
+        let done = shell(&*sandbox, bomb).await;
+        assert_ne!(done.report.ending, Ending::Exited(0), "{done:?}");
+        assert!(done.report.pids_refused > 0, "{done:?}");
+        assert_eq!(sandbox.kill_all().await.unwrap(), 0);
+        // A new connection finds room although the task had taken all of its own.
+        let again = bench.engine.open(sandbox.id(), &secret()).await.unwrap();
+        assert!(shell(&*again, "true").await.succeeded());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_level_that_cannot_be_kept_is_refused() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let id = bench.id("level");
+        let user = next_user();
+        let image = bench.image().await;
+        let mut spec = bench.sandbox_spec(&id, user);
+        spec.network = NetworkLevel::PackageOnly;
+        let error = bench
+            .engine
+            .create(&spec, &image, &secret())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Unsupported, "{error}");
+    })
+    .await;
+}

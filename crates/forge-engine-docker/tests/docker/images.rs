@@ -1,0 +1,240 @@
+//! Images: prepared, imported, built, refused.
+
+use std::io::Cursor;
+use std::sync::Mutex;
+
+use bollard::query_parameters::RemoveImageOptions;
+use forge_core::ownership::keys;
+use forge_engine::images::{BuildOptions, ByteStream, ImportOptions};
+use forge_engine::{Engine, EngineErrorKind};
+
+use crate::support::{
+    BOTH_WAYS, Bench, init_bytes, next_user, raw_docker, run, secret, shell, test_image, with_bench,
+};
+
+fn archive(files: &[(&str, &[u8], u32)]) -> ByteStream {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, contents, mode) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(contents.len() as u64);
+        header.set_mode(*mode);
+        builder.append_data(&mut header, path, *contents).unwrap();
+    }
+    Box::pin(Cursor::new(builder.into_inner().unwrap()))
+}
+
+fn tag(bench: &Bench, part: &str) -> String {
+    format!("swe-forge-test/{part}:{}", bench.run.short())
+}
+
+async fn forget(image: &str) {
+    let options = RemoveImageOptions {
+        force: true,
+        ..RemoveImageOptions::default()
+    };
+    let removed = raw_docker().remove_image(image, Some(options), None).await;
+    assert!(removed.is_ok(), "{image}: {removed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_image_says_what_to_do() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let error = bench
+            .engine
+            .prepare_image("swe-forge/python-base:no-such-tag")
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::NotFound);
+        assert!(
+            error.to_string().contains("swe-forge images build python"),
+            "{error}"
+        );
+        let error = bench
+            .engine
+            .prepare_image("no-such-image:1")
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::NotFound);
+        let error = bench.engine.prepare_image("../info").await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Rejected);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preparing_twice_at_once_gives_one_image() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let image = test_image();
+        let prepare = || bench.engine.prepare_image(&image);
+        let (a, b, c) = tokio::join!(prepare(), prepare(), prepare());
+        let a = a.unwrap();
+        assert_eq!(a, b.unwrap());
+        assert_eq!(a, c.unwrap());
+        assert!(a.env.contains_key("PATH"));
+        assert!(a.runnable.starts_with("swe-forge/prepared:"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_image_with_one_static_program_runs() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let images = bench.engine.images().unwrap();
+        let name = tag(&bench, "static");
+        let second = tag(&bench, "static-again");
+        let options = ImportOptions {
+            tags: vec![name.clone(), second.clone()],
+            labels: [(keys::ROLE.to_owned(), "test".to_owned())].into(),
+            env: [
+                ("PATH".to_owned(), "/tools".to_owned()),
+                ("ODD".to_owned(), "a \"b\" $c \\".to_owned()),
+                ("LD_PRELOAD".to_owned(), "/evil.so".to_owned()),
+            ]
+            .into(),
+            working_directory: "/workspace".into(),
+        };
+        let init = init_bytes();
+        let root = archive(&[("tools/program", &init, 0o755)]);
+        let summary = images.import_image(root, &options).await.unwrap();
+        assert!(summary.tags.contains(&name) && summary.tags.contains(&second));
+        assert_eq!(summary.labels[keys::ROLE], "test");
+        let listed = images.list_images().await.unwrap();
+        assert!(listed.iter().any(|image| image.id == summary.id));
+
+        let prepared = bench.engine.prepare_image(&name).await.unwrap();
+        assert_eq!(prepared.env["ODD"], "a \"b\" $c \\");
+        assert!(!prepared.env.contains_key("LD_PRELOAD"));
+        let id = bench.id("static");
+        let user = next_user();
+        let workspace = bench.workspace_spec(&id, user);
+        let engine = &bench.engine;
+        engine
+            .create_workspace(&workspace, &prepared)
+            .await
+            .unwrap();
+        let spec = bench.sandbox_spec(&id, user);
+        let sandbox = engine.create(&spec, &prepared, &secret()).await.unwrap();
+        let done = run(&*sandbox, &["/tools/program", "version"]).await;
+        assert!(done.stdout.starts_with("forge-init"), "{done:?}");
+        engine.destroy(&id).await.unwrap();
+
+        forget(&prepared.runnable).await;
+        images.remove_image(&second).await.unwrap();
+        images.remove_image(&name).await.unwrap();
+        images.remove_image(&name).await.unwrap();
+        assert_eq!(images.inspect_image(&name).await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_an_image_declares_is_read_only_and_goes_with_the_sandbox() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let images = bench.engine.images().unwrap();
+        let name = tag(&bench, "volume");
+        let dockerfile = format!(
+            "FROM {}\nCOPY file /data/\nVOLUME /data\nVOLUME /workspace\n",
+            test_image()
+        );
+        let context = archive(&[
+            ("Dockerfile", dockerfile.as_bytes(), 0o644),
+            ("file", b"kept\n", 0o644),
+        ]);
+        let options = BuildOptions {
+            tags: vec![name.clone()],
+            ..BuildOptions::default()
+        };
+        let lines = Mutex::new(Vec::new());
+        let progress = |line: &str| lines.lock().unwrap().push(line.to_owned());
+        images
+            .build_image(context, &options, &progress)
+            .await
+            .unwrap();
+        let lines = lines.into_inner().unwrap();
+        assert!(
+            lines.iter().any(|line| line.contains("VOLUME /data")),
+            "{lines:?}"
+        );
+
+        let prepared = bench.engine.prepare_image(&name).await.unwrap();
+        let id = bench.id("volume");
+        let user = next_user();
+        let workspace = bench.workspace_spec(&id, user);
+        let engine = &bench.engine;
+        engine
+            .create_workspace(&workspace, &prepared)
+            .await
+            .unwrap();
+        let spec = bench.sandbox_spec(&id, user);
+        let sandbox = engine.create(&spec, &prepared, &secret()).await.unwrap();
+        let mounts = &sandbox.attestation().writable_mounts;
+        assert!(!mounts.iter().any(|mount| mount == "/data"), "{mounts:?}");
+        let done = shell(&*sandbox, "cat /data/file; touch /data/x").await;
+        assert_eq!(done.stdout, "kept\n", "{done:?}");
+        assert!(!done.succeeded(), "{done:?}");
+        let nameless = nameless_volumes().await;
+        assert_eq!(engine.list(Some(&bench.owner)).await.unwrap().len(), 5);
+        // Also by a process that did not make it.
+        bench.stranger().await.destroy(&id).await.unwrap();
+        engine.destroy_workspace(&id).await.unwrap();
+        let left = engine.list(Some(&bench.owner)).await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(nameless.is_empty(), "{nameless:?}");
+        forget(&prepared.runnable).await;
+        forget(&name).await;
+    })
+    .await;
+}
+
+/// Volumes without a name of this run's containers: none may ever be made.
+async fn nameless_volumes() -> Vec<String> {
+    use bollard::query_parameters::ListContainersOptions;
+    let options = ListContainersOptions {
+        all: true,
+        filters: Some(
+            [(
+                "name".to_owned(),
+                vec!["swe-forge-task-docker-test".to_owned()],
+            )]
+            .into(),
+        ),
+        ..ListContainersOptions::default()
+    };
+    let containers = raw_docker().list_containers(Some(options)).await.unwrap();
+    containers
+        .into_iter()
+        .flat_map(|container| container.mounts.unwrap_or_default())
+        .filter_map(|mount| mount.name)
+        .filter(|name| name.len() == 64)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_fails_says_why() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let images = bench.engine.images().unwrap();
+        let context = archive(&[("Dockerfile", b"FROM scratch\nCOPY absent /\n", 0o644)]);
+        let options = BuildOptions {
+            tags: vec![tag(&bench, "broken")],
+            ..BuildOptions::default()
+        };
+        let error = images
+            .build_image(context, &options, &|_| ())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("absent"), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_registry_has_nothing() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let images = bench.engine.images().unwrap();
+        let start = std::time::Instant::now();
+        let has = images.registry_has("127.0.0.1:1/nothing:1").await.unwrap();
+        assert!(!has);
+        assert!(start.elapsed().as_secs() < 15);
+    })
+    .await;
+}

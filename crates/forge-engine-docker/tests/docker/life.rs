@@ -1,0 +1,241 @@
+//! From create to destroy, over both ways to a sandbox.
+
+use bollard::query_parameters::KillContainerOptions;
+use forge_core::{Ending, Limits};
+use forge_engine::{Condition, Engine, EngineErrorKind};
+use forge_wire::Secret;
+
+use crate::support::{
+    BOTH_WAYS, WIDE, both_ways, next_user, raw_docker, request, run, secret, shell, with_bench,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_and_its_output_and_exit_code_come_back() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("exec").await;
+        let done = shell(&*sandbox, "echo out; echo err >&2; exit 7").await;
+        assert_eq!(done.stdout, "out\n");
+        assert_eq!(done.stderr, "err\n");
+        assert_eq!(done.report.ending, Ending::Exited(7));
+        assert_eq!(sandbox.condition().await.unwrap(), Condition::Running);
+        let usage = sandbox.usage().await.unwrap();
+        assert!(usage.memory_peak_bytes > 0, "{usage:?}");
+        assert_eq!(sandbox.kill_all().await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_byte_of_a_large_binary_output_arrives() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("large").await;
+        let script = "head -c 20000000 /dev/zero; printf '\\001\\002\\000'";
+        let mut running = sandbox
+            .exec(request(&["/bin/sh", "-c", script]))
+            .await
+            .unwrap();
+        let mut length = 0;
+        let mut last = Vec::new();
+        while let Some(chunk) = running.output.next().await {
+            length += chunk.bytes.len();
+            last = chunk.bytes.to_vec();
+        }
+        assert_eq!(length, 20_000_003);
+        assert!(last.ends_with(&[1, 2, 0]));
+        assert_eq!(running.exit.await.unwrap().ending, Ending::Exited(0));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_go_in_and_come_out() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("files").await;
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        let contents = vec![7; 3_000_000];
+        header.set_size(contents.len() as u64);
+        header.set_mode(0o640);
+        builder
+            .append_data(&mut header, "data.bin", &contents[..])
+            .unwrap();
+        let archive = builder.into_inner().unwrap();
+        let summary = sandbox
+            .put("/workspace", &mut &archive[..], WIDE)
+            .await
+            .unwrap();
+        assert_eq!((summary.entries, summary.bytes), (1, 3_000_000));
+        let mut download = sandbox.get("/workspace/data.bin", WIDE).await.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(piece) = download.next().await {
+            bytes.extend_from_slice(&piece);
+        }
+        download.finish().await.unwrap();
+        let mut read = tar::Archive::new(&bytes[..]);
+        let entry = read.entries().unwrap().next().unwrap().unwrap();
+        assert_eq!(entry.size(), 3_000_000);
+        sandbox.remove("/workspace/data.bin").await.unwrap();
+        let gone = shell(&*sandbox, "test ! -e data.bin").await;
+        assert!(gone.succeeded(), "{gone:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_without_a_shell_runs_programs() {
+    // The test image has a shell, but nothing here uses one: a static program is enough.
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("static").await;
+        let done = run(&*sandbox, &["/.swe-forge/init", "version"]).await;
+        assert!(
+            done.succeeded() && done.stdout.starts_with("forge-init"),
+            "{done:?}"
+        );
+        let done = run(&*sandbox, &["/no/such/program"]).await;
+        assert_eq!(done.report.ending, Ending::NotStarted { errno: 2 });
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_the_same_again_finds_the_same() {
+    both_ways(|bench| async move {
+        let id = bench.id("twice");
+        let user = next_user();
+        let image = bench.image().await;
+        let workspace = bench.workspace_spec(&id, user);
+        let engine = &bench.engine;
+        engine.create_workspace(&workspace, &image).await.unwrap();
+        let spec = bench.sandbox_spec(&id, user);
+        let first = engine.create(&spec, &image, &secret()).await.unwrap();
+        assert!(shell(&*first, "echo kept > kept").await.succeeded());
+        engine.create_workspace(&workspace, &image).await.unwrap();
+        // Times differ between two attempts to make the same; that is no other sandbox.
+        let again = bench.sandbox_spec(&id, user);
+        let second = engine.create(&again, &image, &secret()).await.unwrap();
+        assert_eq!(shell(&*second, "cat kept").await.stdout, "kept\n");
+        assert_eq!(shell(&*first, "cat kept").await.stdout, "kept\n");
+
+        let mut other = spec.clone();
+        other.limits.processes += 1;
+        let error = engine.create(&other, &image, &secret()).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        let mut other = workspace.clone();
+        other.specification[0].contents.push(b' ');
+        let error = engine.create_workspace(&other, &image).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_made_and_never_started_is_started_by_the_next_attempt() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let id = bench.id("halfway");
+        let user = next_user();
+        let image = bench.image().await;
+        let workspace = bench.workspace_spec(&id, user);
+        bench
+            .engine
+            .create_workspace(&workspace, &image)
+            .await
+            .unwrap();
+        let spec = bench.sandbox_spec(&id, user);
+        // Dropped in the middle of starting, as by an orchestrator that died.
+        let secret = secret();
+        let creating = bench.engine.create(&spec, &image, &secret);
+        let time = std::time::Duration::from_millis(40);
+        drop(tokio::time::timeout(time, creating).await);
+        let sandbox = bench.engine.create(&spec, &image, &secret).await.unwrap();
+        assert!(shell(&*sandbox, "true").await.succeeded());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_opened_again_with_its_secret_only() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("open").await;
+        let id = sandbox.id().clone();
+        assert!(shell(&*sandbox, "echo kept > kept").await.succeeded());
+        drop(sandbox);
+        let again = bench.engine.open(&id, &secret()).await.unwrap();
+        assert_eq!(shell(&*again, "cat kept").await.stdout, "kept\n");
+        let error = bench
+            .engine
+            .open(&id, &Secret::new([1; 32]))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Corrupt, "{error}");
+        let absent = bench.id("absent");
+        let error = bench.engine.open(&absent, &secret()).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::NotFound, "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destroying_twice_is_no_error_and_leaves_nothing() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("destroy").await;
+        let id = sandbox.id().clone();
+        let error = bench.engine.destroy_workspace(&id).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        let (one, two) = tokio::join!(bench.engine.destroy(&id), bench.engine.destroy(&id));
+        one.unwrap();
+        two.unwrap();
+        bench.engine.destroy(&id).await.unwrap();
+        assert_eq!(sandbox.condition().await.unwrap(), Condition::Gone);
+        bench.engine.destroy_workspace(&id).await.unwrap();
+        bench.engine.destroy_workspace(&id).await.unwrap();
+        let left = bench.engine.list(Some(&bench.owner)).await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_container_is_lost_and_says_how_it_ended() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("killed").await;
+        let running = sandbox.exec(request(&["/bin/sleep", "60"])).await.unwrap();
+        let name = format!("swe-forge-task-{}", sandbox.id());
+        raw_docker()
+            .kill_container(&name, None::<KillContainerOptions>)
+            .await
+            .unwrap();
+        let error = running.exit.await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Lost, "{error}");
+        assert!(error.to_string().contains("137"), "{error}");
+        let condition = sandbox.condition().await.unwrap();
+        assert!(
+            matches!(condition, Condition::Ended { code: 137, .. }),
+            "{condition:?}"
+        );
+        let error = bench
+            .engine
+            .open(sandbox.id(), &secret())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Lost, "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_takes_too_much_memory_is_killed_and_reported() {
+    both_ways(|bench| async move {
+        let small = Limits {
+            memory_bytes: 64 << 20,
+            ..forge_core::Difficulty::Easy.limits()
+        };
+        let sandbox = bench.sandbox_with("oom", |spec| spec.limits = small).await;
+        // `tail` must keep everything: there is no end of line.
+        let done = shell(&*sandbox, "tail -n 1 /dev/zero").await;
+        assert!(done.report.oom_kills > 0, "{done:?}");
+        assert!(!done.succeeded());
+        // The sandbox itself goes on.
+        assert!(shell(&*sandbox, "true").await.succeeded());
+    })
+    .await;
+}

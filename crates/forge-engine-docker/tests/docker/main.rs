@@ -1,0 +1,12 @@
+//! Tests against a real Docker engine; `cargo xtask test` prepares what they need.
+//!
+//! Everything a test makes carries an owner label of its own and is gone when the test ends, also
+//! when it fails. What stays is the prepared form of the test image: it is a cache that the next
+//! run uses.
+
+mod confinement;
+mod images;
+mod life;
+mod objects;
+mod overhead;
+mod support;

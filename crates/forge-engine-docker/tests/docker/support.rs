@@ -1,0 +1,264 @@
+//! What every test needs: an engine, a sandbox in it, and nothing left behind.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use forge_core::exec::{DEFAULT_GRACE, OutputStream};
+use forge_core::ownership::{Ownership, Role};
+use forge_core::{
+    Attempt, Difficulty, Ending, ExecRequest, ExitReport, NetworkLevel, OwnerId, RunId, SandboxId,
+    SandboxSpec, SpecificationFile, TaskId, UserId, WorkspaceSpec,
+};
+use forge_engine::{Engine, PreparedImage, Sandbox};
+use forge_engine_docker::{DiskSharing, DockerEngine, DockerOptions, Environment, InitBinary};
+use forge_wire::Secret;
+use forge_wire::message::TransferLimits;
+use futures::FutureExt;
+use jiff::{SignedDuration, Timestamp};
+
+/// Both ways to a sandbox.
+pub(crate) const BOTH_WAYS: [DiskSharing; 2] = [DiskSharing::Probe, DiskSharing::Never];
+
+/// Bounds no test comes near.
+pub(crate) const WIDE: TransferLimits = TransferLimits {
+    bytes: 1 << 30,
+    entries: 100_000,
+};
+
+pub(crate) fn setting(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: these tests are run by `cargo xtask test`, which sets it")
+    })
+}
+
+pub(crate) fn test_image() -> String {
+    setting("SWE_FORGE_TEST_IMAGE")
+}
+
+pub(crate) fn init_bytes() -> Arc<[u8]> {
+    let path = setting("SWE_FORGE_TEST_INIT");
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
+        .into()
+}
+
+/// An engine with an owner label that only one test has.
+pub(crate) struct Bench {
+    pub(crate) engine: DockerEngine,
+    pub(crate) owner: OwnerId,
+    pub(crate) run: RunId,
+    sharing: DiskSharing,
+    folder: tempfile::TempDir,
+}
+
+async fn engine(sharing: DiskSharing, folder: &Path, owner: &OwnerId) -> DockerEngine {
+    DockerEngine::connect(DockerOptions {
+        host: None,
+        environment: Environment::of_process(),
+        init_binary: InitBinary {
+            bytes: init_bytes(),
+        },
+        channel_root: folder.join("channels"),
+        owner: owner.clone(),
+        disk_sharing: sharing,
+        allow_pull: false,
+    })
+    .await
+    .unwrap()
+}
+
+/// Users of concurrent sandboxes differ.
+static SLOT: AtomicU16 = AtomicU16::new(1);
+
+impl Bench {
+    pub(crate) async fn new(sharing: DiskSharing) -> Self {
+        let uuid = uuid::Uuid::new_v4();
+        let owner = OwnerId::new(format!("test-{}", uuid.simple())).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            engine: engine(sharing, folder.path(), &owner).await,
+            owner,
+            run: RunId::from_uuid(uuid),
+            sharing,
+            folder,
+        }
+    }
+
+    /// The same engine as another process sees it.
+    pub(crate) async fn stranger(&self) -> DockerEngine {
+        engine(self.sharing, self.folder.path(), &self.owner).await
+    }
+
+    pub(crate) fn ownership(&self) -> Ownership {
+        let now = Timestamp::now();
+        Ownership {
+            owner: self.owner.clone(),
+            run: self.run,
+            task: TaskId::new("docker-test").unwrap(),
+            attempt: Attempt(1),
+            difficulty: Difficulty::Easy,
+            created_at: now,
+            expires_at: now + SignedDuration::from_mins(10),
+            holder: "1@1".into(),
+        }
+    }
+
+    /// A new id that belongs to this test.
+    pub(crate) fn id(&self, part: &str) -> SandboxId {
+        let task = TaskId::new("docker-test").unwrap();
+        SandboxId::for_attempt(&task, &self.run, Attempt(1)).with_part(part)
+    }
+
+    pub(crate) async fn image(&self) -> PreparedImage {
+        self.engine.prepare_image(&test_image()).await.unwrap()
+    }
+
+    pub(crate) fn workspace_spec(&self, id: &SandboxId, user: UserId) -> WorkspaceSpec {
+        WorkspaceSpec {
+            id: id.clone(),
+            ownership: self.ownership(),
+            user,
+            specification: vec![SpecificationFile {
+                name: "task.json".into(),
+                contents: b"{\"id\":\"docker-test\"}".to_vec(),
+            }],
+        }
+    }
+
+    pub(crate) fn sandbox_spec(&self, id: &SandboxId, user: UserId) -> SandboxSpec {
+        SandboxSpec {
+            id: id.clone(),
+            ownership: self.ownership(),
+            role: Role::Task,
+            workspace: id.clone(),
+            limits: Difficulty::Easy.limits(),
+            network: NetworkLevel::Isolated,
+            user,
+            env: BTreeMap::from([("TASK_ID".into(), "docker-test".into())]),
+            max_lifetime: Duration::from_secs(300),
+        }
+    }
+
+    /// A running sandbox with its workspace.
+    pub(crate) async fn sandbox(&self, part: &str) -> Arc<dyn Sandbox> {
+        self.sandbox_with(part, |_| ()).await
+    }
+
+    pub(crate) async fn sandbox_with(
+        &self,
+        part: &str,
+        change: impl FnOnce(&mut SandboxSpec),
+    ) -> Arc<dyn Sandbox> {
+        let id = self.id(part);
+        let user = next_user();
+        let image = self.image().await;
+        let workspace = self.workspace_spec(&id, user);
+        self.engine
+            .create_workspace(&workspace, &image)
+            .await
+            .unwrap();
+        let mut spec = self.sandbox_spec(&id, user);
+        change(&mut spec);
+        self.engine.create(&spec, &image, &secret()).await.unwrap()
+    }
+
+    async fn clean(&self) {
+        let mut objects = self.engine.list(Some(&self.owner)).await.unwrap();
+        // Containers first: they hold the volumes.
+        objects.sort_by_key(|object| object.kind);
+        for object in &objects {
+            self.engine.remove(object).await.unwrap();
+        }
+        let left = self.engine.list(Some(&self.owner)).await.unwrap();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+}
+
+pub(crate) fn next_user() -> UserId {
+    // Far from the slots of an orchestrator that may run here as well.
+    UserId::for_slot(40_000 + SLOT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub(crate) fn secret() -> Secret {
+    Secret::new([42; 32])
+}
+
+/// Runs a test with a bench of its own and cleans up after it, also when it fails.
+pub(crate) async fn with_bench<F>(sharing: DiskSharing, test: impl FnOnce(Arc<Bench>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let bench = Arc::new(Bench::new(sharing).await);
+    let result = AssertUnwindSafe(test(bench.clone())).catch_unwind().await;
+    bench.clean().await;
+    if let Err(panic) = result {
+        resume_unwind(panic);
+    }
+}
+
+/// The same for both ways to a sandbox, one after the other.
+pub(crate) async fn both_ways<F>(test: impl Fn(Arc<Bench>) -> F)
+where
+    F: Future<Output = ()>,
+{
+    for sharing in BOTH_WAYS {
+        with_bench(sharing, &test).await;
+    }
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) report: ExitReport,
+}
+
+impl Finished {
+    pub(crate) fn succeeded(&self) -> bool {
+        self.report.ending == Ending::Exited(0)
+    }
+}
+
+pub(crate) fn request(argv: &[&str]) -> ExecRequest {
+    ExecRequest {
+        argv: argv.iter().map(|&part| part.to_owned()).collect(),
+        env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
+        working_directory: "/workspace".into(),
+        stdin: false,
+        timeout: Some(Duration::from_secs(60)),
+        grace: DEFAULT_GRACE,
+        output_limit: 64 << 20,
+    }
+}
+
+pub(crate) async fn run(sandbox: &dyn Sandbox, argv: &[&str]) -> Finished {
+    let mut running = sandbox.exec(request(argv)).await.unwrap();
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    while let Some(chunk) = running.output.next().await {
+        match chunk.stream {
+            OutputStream::Stdout => stdout.extend_from_slice(&chunk.bytes),
+            OutputStream::Stderr => stderr.extend_from_slice(&chunk.bytes),
+        }
+    }
+    Finished {
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        report: running.exit.await.unwrap(),
+    }
+}
+
+pub(crate) async fn shell(sandbox: &dyn Sandbox, script: &str) -> Finished {
+    run(sandbox, &["/bin/sh", "-c", script]).await
+}
+
+/// The engine without any of our code in between.
+pub(crate) fn raw_docker() -> bollard::Docker {
+    bollard::Docker::connect_with_unix("/var/run/docker.sock", 120, bollard::API_DEFAULT_VERSION)
+        .unwrap()
+}

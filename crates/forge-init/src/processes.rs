@@ -1,0 +1,184 @@
+//! Ends every process of the sandbox, and knows that they are gone.
+//!
+//! `kill(-1)` reaches every process but PID 1 in one step that no fork can outrun, and says so when
+//! there is none left. One process may have to live: with a remote engine, the client speaks
+//! through `forge-init bridge`, which runs in the sandbox under the task's user. It is spared only
+//! while it holds the connection that proved the secret: the kernel named its process id when it
+//! connected, and as long as the connection is open that process lives, so that its number cannot
+//! have passed to another. Any other bridge, which a task may have started, ends like the rest.
+//!
+//! With a process to spare, the others are ended one by one, in passes. A fork bomb may outrun
+//! that; after [`MAX_PASSES`] passes everything ends in one step, the bridge too, and the client
+//! connects anew.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc::SIGKILL;
+
+use crate::kernel::{kill_quietly, send_signal};
+
+/// How long the end of all processes is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Passes in which a process is spared.
+const MAX_PASSES: u32 = 64;
+/// Looks that must find nobody, where processes are looked for one by one.
+const QUIET_PASSES: u32 = 2;
+/// Passes after which zombies of a parent outside of the sandbox are looked for.
+const PATIENT_PASSES: u32 = 5;
+
+/// An ongoing end of all processes.
+#[derive(Debug)]
+pub(crate) struct KillRun {
+    begun: Instant,
+    spared: Option<i32>,
+    passes: u32,
+    quiet: u32,
+    /// Requests to answer when it is done.
+    pub(crate) requests: Vec<u64>,
+}
+
+impl KillRun {
+    /// Begins; `spared` is the bridge that holds the client's connection, if one does.
+    pub(crate) fn new(now: Instant, spared: Option<i32>) -> Self {
+        Self {
+            begun: now,
+            spared,
+            passes: 0,
+            quiet: 0,
+            requests: Vec::new(),
+        }
+    }
+
+    /// Kills once more; the number of survivors when there is nothing more to do.
+    ///
+    /// The caller reaps between two calls. `bridge` is the bridge that holds the connection now.
+    pub(crate) fn pass(&mut self, now: Instant, bridge: Option<i32>) -> Option<u32> {
+        self.passes += 1;
+        if self.passes > MAX_PASSES || bridge != self.spared {
+            self.spared = None;
+        }
+        match self.spared {
+            None => self.kill_all(now),
+            Some(spared) => self.kill_others(spared),
+        }
+    }
+
+    fn kill_all(&mut self, now: Instant) -> Option<u32> {
+        if send_signal(-1, SIGKILL) == Err(Errno::ESRCH) {
+            return Some(0);
+        }
+        let late = now.duration_since(self.begun) >= PATIENCE;
+        if !late && self.passes < PATIENT_PASSES {
+            return None;
+        }
+        let living = living(&[]).map(|found| found.len());
+        // A list that cannot be read proves nothing.
+        let count = living.map_or(1, |count| u32::try_from(count).unwrap_or(u32::MAX));
+        (late || count == 0).then_some(count)
+    }
+
+    fn kill_others(&mut self, spared: i32) -> Option<u32> {
+        match living(&[spared]) {
+            Some(found) if found.is_empty() => self.quiet += 1,
+            Some(found) => {
+                self.quiet = 0;
+                for pid in found {
+                    kill_quietly(pid);
+                }
+            }
+            // Without a list there is no way to spare anybody.
+            None => self.spared = None,
+        }
+        (self.quiet >= QUIET_PASSES).then_some(0)
+    }
+}
+
+/// Processes of the sandbox that are not dead, without PID 1 and `spared`.
+fn living(spared: &[i32]) -> Option<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").ok()? {
+        let name = entry.ok()?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if pid != 1 && !spared.contains(&pid) && Stat::read(pid).is_some_and(|stat| stat.lives()) {
+            found.push(pid);
+        }
+    }
+    Some(found)
+}
+
+/// Whether a process was started by the engine and not by another process of the sandbox: its
+/// parent is outside. An orphan of the sandbox has PID 1 as its parent.
+pub(crate) fn is_from_outside(pid: i32) -> bool {
+    Stat::read(pid).is_some_and(|stat| stat.parent == 0)
+}
+
+/// What `/proc/<pid>/stat` says.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    parent: i32,
+    threads: u32,
+}
+
+impl Stat {
+    fn read(pid: i32) -> Option<Self> {
+        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        // The name before the last parenthesis is the process's own choice and may hold anything.
+        let end = text.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+        let mut fields = rest.split_whitespace();
+        Some(Self {
+            state: fields.next()?.chars().next()?,
+            parent: fields.next()?.parse().ok()?,
+            threads: fields.nth(15)?.parse().ok()?,
+        })
+    }
+
+    /// A dead first thread may leave others running.
+    fn lives(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_looks_like_fields_changes_nothing() {
+        let text = b"17 (a) Z 0 (b) S 1 17 17 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 3 0 99 0 0\n";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!(
+            stat,
+            Stat {
+                state: 'S',
+                parent: 1,
+                threads: 3
+            }
+        );
+        assert!(stat.lives());
+    }
+
+    #[test]
+    fn a_zombie_lives_only_while_it_has_other_threads() {
+        let stat = |threads| Stat {
+            state: 'Z',
+            parent: 0,
+            threads,
+        };
+        assert!(!stat(1).lives());
+        assert!(stat(2).lives());
+    }
+
+    #[test]
+    fn a_process_of_this_machine_has_a_parent_here() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(!is_from_outside(own));
+    }
+}

@@ -1,0 +1,159 @@
+//! Carries out what the client asks for.
+
+use std::time::Instant;
+
+use forge_wire::frame::{Data, Lane, decode_message};
+use forge_wire::message::{Command, Ending};
+use forge_wire::{Event, Frame, Request};
+use nix::errno::Errno;
+
+use crate::connection::Closed;
+use crate::event_loop::{EventLoop, Over};
+use crate::exec::Exec;
+use crate::execs::MAX_RUNNING;
+use crate::transfers::Job;
+
+impl EventLoop {
+    /// Carries out one frame; a client that breaks the protocol is disconnected.
+    pub(crate) fn serve(&mut self, frame: Frame) -> Result<(), Closed> {
+        match frame {
+            Frame::Message(body) => {
+                let request = decode_message(&body).map_err(|_| Closed)?;
+                self.request(request)
+            }
+            Frame::Data(data) => self.data(data),
+        }
+    }
+
+    fn data(&mut self, data: Data) -> Result<(), Closed> {
+        match data.lane {
+            Lane::Stdin => {
+                // Input for what has ended and was forgotten is nobody's.
+                let Some(exec) = self.execs.find(data.id) else {
+                    return Ok(());
+                };
+                exec.input
+                    .push(data.offset, &data.bytes)
+                    .map_err(|_| Closed)?;
+                exec.input.write();
+                if let Some(event) = exec.input_news() {
+                    self.tell(&event);
+                }
+                Ok(())
+            }
+            Lane::Upload => self
+                .transfers
+                .upload(data.id, data.offset, data.bytes)
+                .map_err(|_| Closed),
+            Lane::Stdout | Lane::Stderr | Lane::Download => Err(Closed),
+        }
+    }
+
+    fn request(&mut self, request: Request) -> Result<(), Closed> {
+        match request {
+            Request::Claim { .. } | Request::Prove { .. } => return Err(Closed),
+            Request::Exec { exec, command } => return self.start(exec, &command),
+            Request::StdinEnd { exec } => {
+                if let Some(exec) = self.execs.find(exec) {
+                    exec.input.end();
+                }
+            }
+            Request::Signal { exec, signal } => match self.execs.find(exec) {
+                Some(exec) => exec.signal(signal),
+                None => self.tell(&Event::UnknownExec { exec }),
+            },
+            Request::OutputTaken { exec, offset } => {
+                if let Some(exec) = self.execs.find(exec) {
+                    exec.output.acknowledge(offset);
+                }
+            }
+            Request::Resume { exec, offset } => self.resume(exec, offset),
+            Request::Forget { exec } => self.execs.forget(exec),
+            Request::Put {
+                transfer,
+                directory,
+                limits,
+            } => {
+                return self.begin(Job::Put {
+                    transfer,
+                    directory,
+                    limits,
+                });
+            }
+            Request::PutEnd { transfer } => self.transfers.end_upload(transfer),
+            Request::Get {
+                transfer,
+                path,
+                limits,
+            } => {
+                return self.begin(Job::Get {
+                    transfer,
+                    path,
+                    limits,
+                });
+            }
+            Request::TransferTaken { transfer, offset } => self.transfers.taken(transfer, offset),
+            Request::TransferCancel { transfer } => self.transfers.cancel(transfer),
+            Request::Remove { request, path } => {
+                let workspace = self.gate.settings().map(|settings| &settings.workspace);
+                let workspace = workspace.cloned().unwrap_or_default();
+                return self.begin(Job::Remove {
+                    request,
+                    workspace,
+                    path,
+                });
+            }
+            Request::KillAll { request } => self.begin_kill(Ending::Killed, Some(request)),
+            Request::Usage { request } => {
+                let usage = self.counters.usage(self.disk.peak());
+                self.tell(&Event::Usage { request, usage });
+            }
+            Request::Ping { request } => self.tell(&Event::Pong { request }),
+            Request::Shutdown => self.over = Some(Over::Asked),
+        }
+        Ok(())
+    }
+
+    fn begin(&self, job: Job) -> Result<(), Closed> {
+        self.transfers.begin(job).map_err(|_| Closed)
+    }
+
+    fn resume(&mut self, id: u64, offset: u64) {
+        if !self.execs.resume(id, offset) {
+            self.tell(&Event::UnknownExec { exec: id });
+            return;
+        }
+        // The client cannot know how much of its input arrived before the connection was lost.
+        if let Some(exec) = self.execs.find(id)
+            && exec.live_pid().is_some()
+        {
+            exec.input.tell_again();
+            if let Some(event) = exec.input_news() {
+                self.tell(&event);
+            }
+        }
+    }
+
+    fn start(&mut self, id: u64, command: &Command) -> Result<(), Closed> {
+        if self.execs.contains(id) {
+            return Err(Closed);
+        }
+        let incidents = self.counters.incidents();
+        let spawned = if self.execs.running() < MAX_RUNNING {
+            self.spawner.spawn(command)
+        } else {
+            Err(Errno::EAGAIN)
+        };
+        let exec = match spawned {
+            Ok(spawned) => Exec::started(id, command, spawned, incidents),
+            Err(errno) => {
+                if errno == Errno::EAGAIN {
+                    self.counters.note_refused_fork();
+                }
+                Exec::failed(id, errno, incidents, Instant::now())
+            }
+        };
+        self.execs.active().push(exec);
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! The real binary as PID 1 of real namespaces.
+//!
+//! Needs root (or what else lets `unshare` make namespaces) and util-linux, but no engine.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "a test says what it expects by failing"
+)]
+
+mod client;
+#[path = "sandbox/channel.rs"]
+mod channel;
+#[path = "sandbox/ending.rs"]
+mod ending;
+#[path = "sandbox/files.rs"]
+mod files;
+#[path = "sandbox/programs.rs"]
+mod programs;

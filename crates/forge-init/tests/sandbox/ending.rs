@@ -1,0 +1,169 @@
+//! Ending: deadlines, killing everything, limits of the disk, the end of PID 1 itself.
+
+use crate::client::{Incoming, Sandbox, program, script, settings, wait_until};
+use forge_wire::message::Ending;
+use forge_wire::{Event, Request};
+use std::time::{Duration, Instant};
+
+/// Detaches itself twice, ignores SIGTERM and holds standard output.
+const DAEMON: &str = "(trap '' TERM HUP INT; setsid sh -c '(trap \"\" TERM; exec sleep 1000) &') &";
+
+#[test]
+fn a_deadline_ends_what_ignores_it_and_all_that_it_left_behind() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let mut command = script(&format!("{DAEMON} trap '' TERM; echo begun; while :; do sleep 1; done"));
+    command.timeout_ms = 300;
+    command.grace_ms = 200;
+    let begin = Instant::now();
+    let outcome = client.run(&command);
+    assert_eq!(outcome.stdout, b"begun\n");
+    assert_eq!(outcome.report.ending, Ending::DeadlineExceeded);
+    assert!(begin.elapsed() >= Duration::from_millis(500));
+    client.ping();
+    assert_eq!(sandbox.processes(), Vec::<i32>::new());
+}
+
+#[test]
+fn a_deadline_is_a_deadline_even_if_the_program_then_ends_well() {
+    let (_sandbox, mut client) = Sandbox::claimed();
+    let mut command = script("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done");
+    command.timeout_ms = 200;
+    command.grace_ms = 60_000;
+    let outcome = client.run(&command);
+    assert_eq!(outcome.stdout, b"ready\nbye\n");
+    assert_eq!(outcome.report.ending, Ending::DeadlineExceeded);
+}
+
+#[test]
+fn a_deadline_holds_for_a_stopped_process_with_nobody_connected() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let mut command = script("kill -STOP $$");
+    command.timeout_ms = 200;
+    let (exec, _) = client.start(&command);
+    drop(client);
+    wait_until("the stopped process is gone", || {
+        sandbox.processes().is_empty().then_some(())
+    });
+    let mut client = sandbox.reconnect();
+    client.send(&Request::Resume { exec, offset: 0 });
+    assert_eq!(client.exited(exec).ending, Ending::DeadlineExceeded);
+}
+
+#[test]
+fn nothing_survives_a_kill() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let (exec, _) = client.start(&script(&format!("{DAEMON} sleep 1000 | sleep 1000")));
+    let (breeder, _) = client.start(&script(
+        "while :; do setsid sh -c 'sleep 1000 & sleep 1000 &' & wait $!; done",
+    ));
+    wait_until("there are many processes", || {
+        (sandbox.processes().len() > 50).then_some(())
+    });
+    assert_eq!(client.kill_all(), 0);
+    // The proof: nobody is left, and nobody is born any more.
+    assert_eq!(sandbox.processes(), Vec::<i32>::new());
+    assert_eq!(client.exited(exec).ending, Ending::Killed);
+    assert_eq!(client.exited(breeder).ending, Ending::Killed);
+    assert_eq!(client.kill_all(), 0);
+    // What is asked for right behind a kill comes after it.
+    let request = client.id();
+    client.send(&Request::KillAll { request });
+    let outcome = client.run(&program(&["echo", "alive"]));
+    assert_eq!(outcome.stdout, b"alive\n");
+}
+
+#[test]
+fn orphans_and_zombies_are_reaped() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    client.run(&script("for i in 1 2 3 4 5 6 7 8; do (setsid true &) ; (sh -c 'exit 3' &) ; done"));
+    wait_until("no process is left, not even a dead one", || {
+        sandbox.processes().is_empty().then_some(())
+    });
+    assert_eq!(client.run(&program(&["true"])).report.ending, Ending::Exited(0));
+}
+
+#[test]
+fn a_workspace_that_grows_too_large_ends_everything() {
+    let sandbox = Sandbox::start();
+    let mut client = sandbox.connect();
+    let mut small = settings();
+    small.disk_limit = 8 << 20;
+    client.claim(small);
+    let text = "head -c 20000000 /dev/zero > big; setsid sleep 1000 & sleep 1000";
+    let outcome = client.run(&script(text));
+    assert_eq!(outcome.report.ending, Ending::DiskFull);
+    client.ping();
+    assert_eq!(sandbox.processes(), Vec::<i32>::new());
+    let request = client.id();
+    client.send(&Request::Usage { request });
+    let usage = client.wait_for(|event| match event {
+        Event::Usage { usage, .. } => Some(*usage),
+        _ => None,
+    });
+    assert!(usage.disk_peak > 19_000_000, "{usage:?}");
+}
+
+#[test]
+fn a_bridge_that_proved_the_secret_survives_a_kill_and_no_other_does() {
+    let (sandbox, client) = Sandbox::claimed();
+    let mut bridged = sandbox.bridge();
+    bridged.start_ids_at(5000);
+    bridged.prove();
+    let (exec, _) = bridged.start(&program(&["sleep", "1000"]));
+    // A bridge that the task starts gets nothing from PID 1, and dies like the rest.
+    let (own, _) = bridged.start(&script("/.swe-forge/init bridge < /dev/zero; echo over"));
+    assert!(matches!(bridged.receive(), Some(Incoming::Data(data)) if data.bytes == b"over\n"));
+    assert_eq!(bridged.exited(own).ending, Ending::Exited(0));
+    assert_eq!(bridged.kill_all(), 0);
+    assert_eq!(bridged.exited(exec).ending, Ending::Killed);
+    assert_eq!(sandbox.processes().len(), 1, "the bridge and nobody else");
+    bridged.ping();
+    drop(bridged);
+    // Without a bridge to spare, one that is left over ends as well.
+    let mut client = { drop(client); sandbox.reconnect() };
+    let _idle = sandbox.bridge();
+    assert_eq!(sandbox.processes().len(), 1);
+    assert_eq!(client.kill_all(), 0);
+    assert_eq!(sandbox.processes(), Vec::<i32>::new());
+}
+
+#[test]
+fn the_sandbox_ends_on_request() {
+    let (mut sandbox, mut client) = Sandbox::claimed();
+    client.start(&program(&["sleep", "1000"]));
+    client.send(&Request::Shutdown);
+    assert_eq!(client.receive(), None);
+    assert_eq!(sandbox.wait(), Some(0));
+}
+
+#[test]
+fn a_signal_ends_the_sandbox_from_outside_only() {
+    let (mut sandbox, mut client) = Sandbox::claimed();
+    client.run(&script("kill -TERM 1; kill -KILL 1; kill -INT 1; kill -STOP 1; kill -40 1"));
+    client.ping();
+    let pid = sandbox.init_pid().to_string();
+    let status = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(status.unwrap().success());
+    assert_eq!(sandbox.wait(), Some(0));
+}
+
+#[test]
+fn the_sandbox_ends_after_its_lifetime() {
+    let mut sandbox = Sandbox::start();
+    let mut client = sandbox.connect();
+    let mut short = settings();
+    short.lifetime_seconds = 1;
+    client.claim(short);
+    client.start(&program(&["sleep", "1000"]));
+    assert_eq!(sandbox.wait(), Some(124));
+}
+
+#[test]
+fn init_refuses_to_run_as_an_ordinary_process() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_forge-init"))
+        .arg("init")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not process 1"));
+}

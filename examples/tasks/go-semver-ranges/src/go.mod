@@ -1,0 +1,3 @@
+module modres
+
+go 1.19

@@ -1,0 +1,5 @@
+"""Errors of the cache."""
+
+
+class LoadCycleError(RuntimeError):
+    """A load would wait for itself."""
