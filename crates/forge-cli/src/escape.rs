@@ -30,6 +30,23 @@ pub fn path(path: &std::path::Path) -> String {
     shown
 }
 
+/// A JSON document that shows nothing raw: the same document, since every character outside of its
+/// strings is plain, and within them a character may be written as its number.
+#[must_use]
+pub fn json(document: &str) -> String {
+    let mut shown = String::with_capacity(document.len());
+    for character in document.chars() {
+        if character != '\n' && (character.is_control() || is_hazard(character)) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(shown, "\\u{unit:04x}").ok();
+            }
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 /// Text of several lines: line ends and tabs stay, lines are cut after `line_limit` characters.
 #[must_use]
 pub fn log(bytes: &[u8], line_limit: usize) -> String {
@@ -247,6 +264,21 @@ mod tests {
             "xxxxxxxxxx… [19999990 more bytes in this line]\nnext\n"
         );
         assert_eq!(log("ää".as_bytes(), 1), "ä… [2 more bytes in this line]");
+    }
+
+    #[test]
+    fn a_json_document_stays_the_same_and_shows_nothing_raw() {
+        let value = serde_json::json!({"a\u{9b}": ["\u{202e}x\x7f\x1b", "ä\n", "\u{e0041}"]});
+        let text = json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            text.chars()
+                .all(|it| it == '\n' || !(it.is_control() || is_hazard(it)))
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            value
+        );
+        assert!(text.contains('ä'));
     }
 
     #[cfg(unix)]

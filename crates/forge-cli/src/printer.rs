@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::arguments::ColorChoice;
 use crate::error::CliError;
+use crate::escape;
 use crate::live_view::LiveView;
 use crate::style::{Paint, Style};
 
@@ -196,8 +197,7 @@ pub struct LogWriter(pub Printer);
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .error_stream(&crate::escape::log(bytes, crate::escape::LINE_LIMIT));
+        self.0.error_stream(&escape::log(bytes, escape::LINE_LIMIT));
         Ok(bytes.len())
     }
 

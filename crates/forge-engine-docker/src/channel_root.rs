@@ -86,11 +86,12 @@ impl ChannelRoot {
         if std::fs::read(&path).is_ok_and(|found| found == contents.as_bytes()) {
             return Ok(());
         }
-        let beside = self.path.join(format!("{name}.{}", std::process::id()));
+        let beside = self
+            .path
+            .join(format!("{name}.{}", uuid::Uuid::new_v4().simple()));
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o444)
             .open(&beside)?;
         file.write_all(contents.as_bytes())?;

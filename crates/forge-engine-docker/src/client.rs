@@ -9,7 +9,7 @@ use bollard::errors::Error as BollardError;
 use bollard::models::SystemVersion;
 
 use crate::endpoint::Endpoint;
-use crate::failure::{chain, io_kind};
+use crate::failure::{innermost, io_kind};
 use crate::transport::{ApiVersion, Dialler, HOST_NAME, Transport};
 
 /// How long an engine may take to say which version it is.
@@ -59,7 +59,7 @@ impl Refusal {
             (Some(io::ErrorKind::TimedOut), _) | (_, BollardError::RequestTimeoutError) => {
                 Self::Silent
             }
-            _ => Self::Other(chain(error)),
+            _ => Self::Other(innermost(error)),
         }
     }
 }
@@ -125,7 +125,7 @@ fn docker(transport: Transport, timeout: Duration) -> Result<Docker, Refusal> {
         timeout.as_secs(),
         bollard::API_DEFAULT_VERSION,
     )
-    .map_err(|error| Refusal::Other(chain(&error)))
+    .map_err(|error| Refusal::Other(innermost(&error)))
 }
 
 /// The newest version both sides know.

@@ -244,3 +244,122 @@ fn text_map<const N: usize>(pairs: [(&str, &str); N]) -> HashMap<String, String>
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forge_core::ownership::{Ownership, Role};
+    use forge_core::{
+        Attempt, Difficulty, NetworkLevel, OwnerId, RunId, SandboxId, TaskId, UserId,
+    };
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn image() -> PreparedImage {
+        PreparedImage {
+            reference: "base".into(),
+            runnable: "swe-forge/prepared:0123".into(),
+            digest: "sha256:00".into(),
+            size_bytes: 1,
+            env: [("PATH".into(), "/bin".into()), ("NOISE".into(), "1".into())].into(),
+        }
+    }
+
+    fn spec() -> SandboxSpec {
+        let id = SandboxId::new("t-1").unwrap();
+        SandboxSpec {
+            id: id.clone(),
+            ownership: Ownership {
+                owner: OwnerId::new("me").unwrap(),
+                run: RunId::from_uuid(uuid::Uuid::from_u128(7)),
+                task: TaskId::new("t").unwrap(),
+                attempt: Attempt(1),
+                difficulty: Difficulty::Easy,
+                created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+                expires_at: "2026-01-01T02:00:00Z".parse().unwrap(),
+                holder: "1@2".into(),
+            },
+            role: Role::Task,
+            workspace: id,
+            limits: Difficulty::Easy.limits(),
+            network: NetworkLevel::Isolated,
+            user: UserId::for_slot(3),
+            env: [("TASK_ID".into(), "t".into())].into(),
+            max_lifetime: Duration::from_secs(60),
+        }
+    }
+
+    fn body(volumes: &[String], here: Option<Here<'_>>) -> Value {
+        serde_json::to_value(create_body(&spec(), &image(), volumes, here)).unwrap()
+    }
+
+    #[test]
+    fn every_setting_of_a_container_is_as_decided() {
+        let mut seen = body(&[], None);
+        let labels = seen.as_object_mut().unwrap().remove("Labels").unwrap();
+        assert_eq!(labels["swe-forge.owner"], "me");
+        assert_eq!(labels["swe-forge.role"], "task");
+        assert_eq!(labels["swe-forge.spec"].as_str().unwrap().len(), 64);
+        let expected: Value =
+            serde_json::from_str(include_str!("../tests/container.json")).unwrap();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_shared_disk_adds_socket_and_name_files_and_leaves_the_network_out() {
+        let root = ChannelRoot::new(Path::new("/run/c")).unwrap();
+        let channel = Path::new("/run/c/0123");
+        let here = Here {
+            channel,
+            root: &root,
+        };
+        let mut seen = body(&[], Some(here));
+        assert_eq!(seen["NetworkDisabled"], true);
+        let bind = |source: &str, target: &str, read_only: bool| {
+            json!({
+                "Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only
+            })
+        };
+        let expected = json!([
+            bind("/run/c/0123", "/.swe-forge/channel", false),
+            bind("/run/c/hosts", "/etc/hosts", true),
+            bind("/run/c/resolv.conf", "/etc/resolv.conf", true),
+        ]);
+        let mounts = seen["HostConfig"]["Mounts"]
+            .as_array_mut()
+            .unwrap()
+            .split_off(3);
+        assert_eq!(Value::from(mounts), expected);
+    }
+
+    #[test]
+    fn a_volume_that_the_image_declares_is_shaded_read_only_and_labelled() {
+        let seen = body(&["/data".to_owned()], None);
+        let shade = &seen["HostConfig"]["Mounts"][3];
+        assert_eq!(shade["Source"], "swe-forge-shade-t-1-0");
+        assert_eq!(shade["Target"], "/data");
+        assert_eq!(shade["ReadOnly"], true);
+        let options = &shade["VolumeOptions"];
+        assert_eq!(options["NoCopy"], false);
+        assert_eq!(options["Labels"]["swe-forge.owner"], "me");
+        assert_eq!(options["Labels"]["swe-forge.shade"], "t-1");
+    }
+
+    #[test]
+    fn the_digest_changes_with_what_a_sandbox_is_and_not_with_who_holds_it() {
+        let first = digest(&spec(), &image());
+        let mut same = spec();
+        same.ownership.holder = "other".into();
+        same.ownership.expires_at = "2027-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(digest(&same, &image()), first);
+        let mut other = spec();
+        other.limits.processes += 1;
+        assert_ne!(digest(&other, &image()), first);
+        let mut other = spec();
+        other.env.insert("A".into(), "b".into());
+        assert_ne!(digest(&other, &image()), first);
+        let mut other = image();
+        other.runnable.push('x');
+        assert_ne!(digest(&spec(), &other), first);
+    }
+}

@@ -16,14 +16,20 @@ use crate::stager::Stager;
 pub(crate) struct Machine {
     /// User ids inside containers are other ids outside: ownership cannot be set from outside.
     pub(crate) remapped: bool,
+    /// Containers are confined by labels of files: they cannot use a folder that was made here.
+    pub(crate) labelled: bool,
 }
 
 impl Machine {
     fn of(info: &SystemInfo) -> Self {
         let options = info.security_options.as_deref().unwrap_or_default();
-        let remaps = |option: &String| option == "name=userns" || option == "name=rootless";
+        let has = |name: &str| {
+            let is = |option: &String| option.split(',').next() == Some(name);
+            options.iter().any(is)
+        };
         Self {
-            remapped: options.iter().any(remaps),
+            remapped: has("name=userns") || has("name=rootless"),
+            labelled: has("name=selinux"),
         }
     }
 }

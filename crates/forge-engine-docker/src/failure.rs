@@ -46,7 +46,10 @@ pub(crate) fn engine_error(
         }
         BollardError::DockerStreamError { error } => error.clone(),
         BollardError::RequestTimeoutError => "the engine did not answer in time".to_owned(),
-        other => chain(other),
+        BollardError::HyperLegacyError { .. } | BollardError::HyperResponseError { .. } => {
+            format!("the connection to the engine failed: {}", innermost(&error))
+        }
+        other => other.to_string(),
     };
     EngineError::new(kind, operation, subject, message).with_source(error)
 }
@@ -148,19 +151,13 @@ pub(crate) fn io_kind(error: &BollardError) -> Option<io::ErrorKind> {
     None
 }
 
-/// An error and everything underneath it, in one line, without saying anything twice.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut current = error.source();
-    while let Some(error) = current {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        current = error.source();
+/// What is at the bottom of an error: the layers above a broken connection only say that it is one.
+pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut current = error;
+    while let Some(source) = current.source() {
+        current = source;
     }
-    text
+    current.to_string()
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use forge_core::ownership::keys;
 pub(crate) const SPECIFICATION_DIGEST: &str = "swe-forge.spec";
 /// On a prepared image: the identifier of the image it was made from.
 pub(crate) const IMAGE_OF: &str = "swe-forge.image.of";
+/// On a prepared image: the tag it was made for.
+pub(crate) const PREPARED_AS: &str = "swe-forge.image.prepared_as";
 /// Repository of prepared images.
 pub(crate) const PREPARED_REPOSITORY: &str = "swe-forge/prepared";
 /// Role of prepared images.

@@ -11,14 +11,13 @@ use bollard::query_parameters::{CommitContainerOptions, ListImagesOptions, Remov
 use forge_core::ownership::keys;
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
 use forge_wire::INIT_PATH;
-use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 
 use crate::archive::Archive;
 use crate::context::hex;
 use crate::engine::{DockerEngine, environment_map};
 use crate::failure::{During, engine_error, is_not_found};
-use crate::names::{BASE_IMAGES, IMAGE_OF, PREPARED_REPOSITORY, PREPARED_ROLE};
+use crate::names::{BASE_IMAGES, IMAGE_OF, PREPARED_AS, PREPARED_REPOSITORY, PREPARED_ROLE};
 use crate::reference;
 use crate::stager::Stager;
 
@@ -126,7 +125,7 @@ impl DockerEngine {
         };
         stager.remove().await;
         result?;
-        self.remove_superseded().await;
+        self.remove_superseded(tag).await;
         Ok(())
     }
 
@@ -136,10 +135,8 @@ impl DockerEngine {
         source: &Source,
         tag: &str,
     ) -> Result<(), EngineError> {
-        if self
-            .is_prepared(&format!("{PREPARED_REPOSITORY}:{tag}"), &source.id)
-            .await?
-        {
+        let runnable = format!("{PREPARED_REPOSITORY}:{tag}");
+        if self.is_prepared(&runnable, &source.id).await? {
             // Another process was faster.
             return Ok(());
         }
@@ -149,6 +146,7 @@ impl DockerEngine {
             (keys::ROLE, PREPARED_ROLE.to_owned()),
             (keys::EXPIRES_AT, String::new()),
             (IMAGE_OF, source.id.clone()),
+            (PREPARED_AS, tag.to_owned()),
         ];
         let config = ContainerConfig {
             labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
@@ -170,14 +168,14 @@ impl DockerEngine {
     }
 
     /// Two processes that prepare the same image at once may both tag theirs, and the later tag
-    /// wins. The other image is left without a name; it goes when the next image is prepared.
-    async fn remove_superseded(&self) {
+    /// wins. Whoever is done removes what the tag was taken from.
+    async fn remove_superseded(&self, tag: &str) {
         let filter = |key: &str, value: String| (key.to_owned(), vec![value]);
         let options = ListImagesOptions {
             filters: Some(
                 [
                     filter("dangling", "true".to_owned()),
-                    filter("label", format!("{}={PREPARED_ROLE}", keys::ROLE)),
+                    filter("label", format!("{PREPARED_AS}={tag}")),
                 ]
                 .into(),
             ),
@@ -190,20 +188,30 @@ impl DockerEngine {
                 return;
             }
         };
-        let settled = Timestamp::now() - SETTLED;
-        let old = |seconds| Timestamp::from_second(seconds).is_ok_and(|made| made < settled);
-        for image in superseded.into_iter().filter(|image| old(image.created)) {
+        for image in superseded {
+            let docker = &self.client.docker;
+            match docker.inspect_image(&image.id).await {
+                Ok(image) if has_lost_its_tag(&image) => {}
+                // Still being made by somebody, or removed by somebody.
+                _ => continue,
+            }
             let options = None::<RemoveImageOptions>;
-            let removed = self
-                .client
-                .docker
-                .remove_image(&image.id, options, None)
-                .await;
-            if let Err(error) = removed {
+            if let Err(error) = docker.remove_image(&image.id, options, None).await {
                 tracing::debug!(image = image.id, %error, "a superseded image stays for now");
             }
         }
     }
+}
+
+/// Whether an image had a tag and has none any more. One without a tag that never had one may be
+/// about to get it, and removing an image by its identifier removes a tag that it got meanwhile.
+fn has_lost_its_tag(image: &ImageInspect) -> bool {
+    let tagged = image
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.last_tag_time.as_ref());
+    let had_one = tagged.is_some_and(|time| !time.starts_with("0001-"));
+    had_one && image.repo_tags.as_ref().is_none_or(Vec::is_empty)
 }
 
 fn absent(reference: &str, message: String) -> EngineError {
@@ -227,9 +235,6 @@ fn layer(init: &[u8]) -> std::io::Result<bytes::Bytes> {
     archive.folder("tmp", 0o1777, None)?;
     archive.finish()
 }
-
-/// Superseded images younger than this may be in the hands of somebody who is just making them.
-const SETTLED: SignedDuration = SignedDuration::from_hours(1);
 
 /// An image as its author made it, judged.
 struct Source {

@@ -1,9 +1,10 @@
 //! Making a sandbox, connecting to it, and the handle to it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::ContainerStateStatusEnum;
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
 use forge_core::sandbox::WORKSPACE;
 use forge_core::{Attestation, ExecRequest, NetworkLevel, ResourceUsage, SandboxId, SandboxSpec};
@@ -14,6 +15,7 @@ use forge_engine::{
 use forge_wire::Secret;
 use forge_wire::message::{Settings, TransferLimits, TransferSummary};
 use tokio::io::AsyncRead;
+use tokio::time::Instant;
 
 use crate::channel::{ChannelFolder, Outside, RelayConnector, SocketConnector};
 use crate::container::{Here, create_body, digest};
@@ -26,9 +28,16 @@ use crate::names::{SPECIFICATION_DIGEST, Volumes, container};
 enum Found {
     /// Just made.
     New,
-    /// It was there, and may have been claimed before.
-    Old,
+    /// Made by an earlier attempt, which did not come to start it.
+    Unstarted,
+    /// Started by an earlier attempt, and perhaps claimed.
+    Started,
 }
+
+/// How long an earlier attempt or a removal of the same name, which the engine still has in
+/// hand, is waited for.
+const NAME_TIMEOUT: Duration = Duration::from_secs(30);
+const NAME_PAUSE: Duration = Duration::from_millis(20);
 
 /// A handle to a sandbox.
 pub(crate) struct DockerSandbox {
@@ -70,32 +79,17 @@ impl DockerEngine {
             channel: folder.path(),
             root: &self.channel_root,
         });
-        let body = create_body(spec, image, &volumes, here);
-        let options = CreateContainerOptions {
-            name: Some(container(&spec.id)),
-            ..CreateContainerOptions::default()
-        };
-        let found = match self
-            .client
-            .docker
-            .create_container(Some(options), body)
-            .await
+        let body = Box::new(create_body(spec, image, &volumes, here));
+        let found = self.place_container(spec, image, &body).await?;
+        if found == Found::New
+            && !made
+            && let Some(folder) = &folder
         {
-            Ok(_) => Found::New,
-            Err(error) if is_conflict(&error) => Found::Old,
-            Err(error) => return Err(engine_error(OPERATION, spec.id.as_str(), error)),
-        };
-        let start = match (found, &folder) {
-            (Found::New, Some(folder)) if !made => {
-                folder
-                    .reset(spec.user)
-                    .during(OPERATION, spec.id.as_str())?;
-                true
-            }
-            (Found::New, _) => true,
-            (Found::Old, _) => self.must_start(spec, image).await?,
-        };
-        if start {
+            folder
+                .reset(spec.user)
+                .during(OPERATION, spec.id.as_str())?;
+        }
+        if found != Found::Started {
             let options = None::<StartContainerOptions>;
             self.client
                 .docker
@@ -108,8 +102,8 @@ impl DockerEngine {
             disk_limit: spec.limits.disk_bytes,
             lifetime_seconds: spec.max_lifetime.as_secs(),
         };
-        let claim = Some((settings, found));
-        self.connect_sandbox(&spec.id, secret, folder, claim).await
+        self.connect_sandbox(&spec.id, secret, folder, Some(settings))
+            .await
     }
 
     pub(crate) async fn open_sandbox(
@@ -135,10 +129,11 @@ impl DockerEngine {
         }
     }
 
-    /// The folder for a socket, where the disk is shared.
+    /// The folder for a socket, where the disk is shared and the sandbox may write there.
     async fn channel_folder(&self, id: &SandboxId) -> Result<Option<ChannelFolder>, EngineError> {
-        let shared = self.shares_disk().await?;
-        Ok(shared.then(|| ChannelFolder::of(self.channel_root.path(), id)))
+        let machine = self.machine().await?;
+        let usable = self.shares_disk().await? && !machine.remapped && !machine.labelled;
+        Ok(usable.then(|| ChannelFolder::of(self.channel_root.path(), id)))
     }
 
     async fn declared_volumes(&self, runnable: &str) -> Result<Arc<[String]>, EngineError> {
@@ -175,36 +170,46 @@ impl DockerEngine {
         Ok(())
     }
 
-    /// Judges the container that has the name already: whether it is the same and unstarted.
-    async fn must_start(
+    /// Makes the container, or finds the one that an earlier attempt made.
+    async fn place_container(
         &self,
         spec: &SandboxSpec,
         image: &PreparedImage,
-    ) -> Result<bool, EngineError> {
-        let fail = |kind, message: String| {
-            let id = spec.id.as_str();
-            Err(EngineError::new(kind, Operation::Create, id, message))
-        };
-        let outside = self.outside(&spec.id);
-        let Some(found) = outside.inspect(Operation::Create).await? else {
-            let message = "the container with this name is being removed".to_owned();
-            return fail(EngineErrorKind::Conflict, message);
-        };
-        let labels = found.config.and_then(|config| config.labels);
-        let theirs = labels.and_then(|mut labels| labels.remove(SPECIFICATION_DIGEST));
-        if theirs != Some(digest(spec, image)) {
-            let message = "it exists with another specification".to_owned();
-            return fail(EngineErrorKind::Conflict, message);
-        }
-        let status = found.state.and_then(|state| state.status);
-        match status.unwrap_or(ContainerStateStatusEnum::EMPTY) {
-            ContainerStateStatusEnum::CREATED => Ok(true),
-            ContainerStateStatusEnum::RUNNING => Ok(false),
-            // Starting it again would give an empty sandbox the place of one that has worked.
-            _ => match outside.cause_of_death().await? {
-                Some(cause) => Err(cause),
-                None => Ok(false),
-            },
+        body: &ContainerCreateBody,
+    ) -> Result<Found, EngineError> {
+        const OPERATION: Operation = Operation::Create;
+        let deadline = Instant::now() + NAME_TIMEOUT;
+        loop {
+            let options = CreateContainerOptions {
+                name: Some(container(&spec.id)),
+                ..CreateContainerOptions::default()
+            };
+            let creating = self
+                .client
+                .docker
+                .create_container(Some(options), body.clone());
+            // On the heap: the request is large and would make every future above it so.
+            match Box::pin(creating).await {
+                Ok(_) => return Ok(Found::New),
+                Err(error) if is_conflict(&error) => {}
+                Err(error) => return Err(engine_error(OPERATION, spec.id.as_str(), error)),
+            }
+            let outside = self.outside(&spec.id);
+            if let Some(there) = outside.inspect(OPERATION).await?
+                && let Some(found) = judge(&outside, there, &digest(spec, image)).await?
+            {
+                return Ok(found);
+            }
+            // The name is taken before a container is there, and given back after it is gone.
+            if Instant::now() >= deadline {
+                return Err(EngineError::new(
+                    EngineErrorKind::Conflict,
+                    OPERATION,
+                    spec.id.as_str(),
+                    "the engine neither finishes nor removes a container of this name",
+                ));
+            }
+            tokio::time::sleep(NAME_PAUSE).await;
         }
     }
 
@@ -213,7 +218,7 @@ impl DockerEngine {
         id: &SandboxId,
         secret: &Secret,
         folder: Option<ChannelFolder>,
-        claim: Option<(Settings, Found)>,
+        claim: Option<Settings>,
     ) -> Result<DockerSandbox, EngineError> {
         let outside = self.outside(id);
         let connector: Arc<dyn Connector> = match &folder {
@@ -228,12 +233,12 @@ impl DockerEngine {
         };
         let channel = match claim {
             None => ChannelClient::resume(connector, identity).await?,
-            Some((settings, found)) => {
+            Some(settings) => {
                 let claimed =
                     ChannelClient::claim(connector.clone(), identity.clone(), settings).await;
                 match claimed {
-                    // Claimed before: by us, if we know the secret.
-                    Err(error) if found == Found::Old && error.kind == EngineErrorKind::Corrupt => {
+                    // Claimed before, by an earlier attempt of ours if we know the secret.
+                    Err(error) if error.kind == EngineErrorKind::Corrupt => {
                         ChannelClient::resume(connector, identity).await?
                     }
                     other => other?,
@@ -244,6 +249,39 @@ impl DockerEngine {
             folder.lock().during(Operation::Open, id.as_str())?;
         }
         Ok(DockerSandbox { outside, channel })
+    }
+}
+
+/// Whether the container that has the name already is the one that is asked for; `None` while it
+/// is being removed.
+async fn judge(
+    outside: &Outside,
+    there: ContainerInspectResponse,
+    digest: &str,
+) -> Result<Option<Found>, EngineError> {
+    let status = there.state.and_then(|state| state.status);
+    let status = status.unwrap_or(ContainerStateStatusEnum::EMPTY);
+    if status == ContainerStateStatusEnum::REMOVING {
+        return Ok(None);
+    }
+    let labels = there.config.and_then(|config| config.labels);
+    let theirs = labels.and_then(|mut labels| labels.remove(SPECIFICATION_DIGEST));
+    if theirs.as_deref() != Some(digest) {
+        return Err(EngineError::new(
+            EngineErrorKind::Conflict,
+            Operation::Create,
+            outside.id.as_str(),
+            "it exists with another specification",
+        ));
+    }
+    match status {
+        ContainerStateStatusEnum::CREATED => Ok(Some(Found::Unstarted)),
+        ContainerStateStatusEnum::RUNNING => Ok(Some(Found::Started)),
+        // Starting it again would give an empty sandbox the place of one that has worked.
+        _ => match outside.cause_of_death().await? {
+            Some(cause) => Err(cause),
+            None => Ok(Some(Found::Started)),
+        },
     }
 }
 

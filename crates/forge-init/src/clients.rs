@@ -42,7 +42,9 @@ impl Clients {
 
     /// When the next stranger has taken too long.
     pub(crate) fn next_late(&self) -> Option<Instant> {
-        self.strangers.first().map(|oldest| oldest.opened + PATIENCE)
+        self.strangers
+            .first()
+            .map(|oldest| oldest.opened + PATIENCE)
     }
 
     /// Drops strangers that have taken too long.
@@ -80,16 +82,15 @@ impl EventLoop {
             let Ok((stream, _)) = listener.accept() else {
                 return;
             };
-            let mut nonce = [0; 32];
-            if self.random.read_exact(&mut nonce).is_err() {
-                return;
-            }
-            let Some(mut connection) = Connection::new(stream, nonce, Instant::now()) else {
+            let Some(mut connection) = Connection::new(stream, Instant::now()) else {
                 continue;
             };
+            if self.random.read_exact(&mut connection.nonce).is_err() {
+                return;
+            }
             let greeting = Event::Greeting {
                 version: PROTOCOL_VERSION,
-                nonce,
+                nonce: connection.nonce,
                 claimed: self.gate.is_claimed(),
             };
             if connection.push(&greeting).is_err() || connection.flush().is_err() {

@@ -31,7 +31,7 @@ pub(crate) struct Connection {
     decoder: FrameDecoder,
     outgoing: Vec<u8>,
     sent: usize,
-    /// What the greeting said.
+    /// What the greeting says.
     pub(crate) nonce: Nonce,
     pub(crate) opened: Instant,
     peer: Peer,
@@ -68,7 +68,7 @@ impl Connection {
     /// The task's user may replace the socket's file by one of its own and pass on what comes
     /// there. It could not forge a proof but relay one; here it fails, because the kernel tells
     /// that the relay is a process of the task.
-    pub(crate) fn new(stream: UnixStream, nonce: Nonce, now: Instant) -> Option<Self> {
+    pub(crate) fn new(stream: UnixStream, now: Instant) -> Option<Self> {
         let peer = Peer::of(&stream);
         if peer == Peer::Task || stream.set_nonblocking(true).is_err() {
             return None;
@@ -78,7 +78,7 @@ impl Connection {
             decoder: FrameDecoder::default(),
             outgoing: Vec::new(),
             sent: 0,
-            nonce,
+            nonce: [0; 32],
             opened: now,
             peer,
         })

@@ -16,6 +16,7 @@ use nix::sys::stat::{FileStat, SFlag, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 
 use crate::beneath::{Listing, MAX_DEPTH};
+use crate::kernel::send_signal;
 use crate::wake::{Wake, lock};
 
 /// Shortest pause between two looks.
@@ -34,6 +35,7 @@ pub(crate) struct DiskWatch {
     begin: Condvar,
     peak: AtomicU64,
     full: AtomicBool,
+    touched: AtomicBool,
 }
 
 impl DiskWatch {
@@ -64,10 +66,24 @@ impl DiskWatch {
         self.full.swap(false, Ordering::Relaxed)
     }
 
+    /// Notes that PID 1 itself puts something into the workspace.
+    pub(crate) fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
     fn run(&self, wake: &Wake) {
         let settings = self.wait_for_settings();
         let mut had_room = false;
+        let mut was_idle = false;
         loop {
+            // Where no process is and was, nothing changes: waiting sandboxes should cost nothing.
+            let is_idle = send_signal(-1, 0) == Err(Errno::ESRCH);
+            let touched = self.touched.swap(false, Ordering::Relaxed);
+            if is_idle && was_idle && !touched {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            was_idle = is_idle;
             let begin = Instant::now();
             if let Some(seen) = look(settings.workspace.as_bytes()) {
                 self.peak.fetch_max(seen.used, Ordering::Relaxed);
@@ -130,8 +146,8 @@ fn look(workspace: &[u8]) -> Option<Seen> {
             continue;
         };
         let is_output = levels.len() == 1 && entry.name == OUTPUT;
-        let counts = found.st_dev == own
-            || output == Some(found.st_dev) && (is_output || levels.len() > 1);
+        let counts =
+            found.st_dev == own || output == Some(found.st_dev) && (is_output || levels.len() > 1);
         if !counts {
             continue;
         }

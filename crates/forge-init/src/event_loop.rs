@@ -186,7 +186,10 @@ impl EventLoop {
             }
         }
         for (index, stranger) in self.clients.strangers.iter().enumerate() {
-            add(Source::Stranger(index), PollFd::new(stranger.stream().as_fd(), read));
+            add(
+                Source::Stranger(index),
+                PollFd::new(stranger.stream().as_fd(), read),
+            );
         }
         for (index, listener) in self.clients.listeners.iter().enumerate() {
             add(Source::Listener(index), PollFd::new(listener.as_fd(), read));

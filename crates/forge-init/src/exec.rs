@@ -172,7 +172,9 @@ impl Exec {
     pub(crate) fn check_outcome(&mut self) -> Option<Event> {
         let mut number = [0; 4];
         match self.outcome.as_mut()?.read(&mut number) {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
                 return None;
             }
             Ok(4) => self.not_started = Some(i32::from_ne_bytes(number)),

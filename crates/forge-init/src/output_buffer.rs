@@ -62,7 +62,11 @@ impl OutputBuffer {
         self.bytes.extend(bytes);
         match self.runs.back_mut() {
             Some(last) if *last & STDERR == mark => *last += length,
-            _ => self.runs.push_back(length | mark),
+            _ => {
+                self.runs.push_back(length | mark);
+                // The run before may have been sent whole; it cannot grow any more.
+                self.advance(0);
+            }
         }
     }
 
@@ -176,6 +180,19 @@ mod tests {
             buffer.advance(count);
         }
         sent
+    }
+
+    #[test]
+    fn one_stream_goes_on_after_the_other_was_sent_whole() {
+        let mut buffer = OutputBuffer::default();
+        buffer.push(Lane::Stdout, b"out");
+        send_all(&mut buffer, 100);
+        buffer.push(Lane::Stderr, b"err");
+        assert_eq!(
+            send_all(&mut buffer, 100),
+            [(Lane::Stderr, 3, b"err".to_vec())]
+        );
+        assert!(buffer.is_sent());
     }
 
     #[test]

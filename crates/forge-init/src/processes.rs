@@ -7,6 +7,10 @@
 //! connected, and as long as the connection is open that process lives, so that its number cannot
 //! have passed to another. Any other bridge, which a task may have started, ends like the rest.
 //!
+//! A bridge that the engine runs under another user than the task's is out of the task's reach, and
+//! out of ours: it is not counted, because no process of the task can have another user or a parent
+//! outside of the sandbox.
+//!
 //! With a process to spare, the others are ended one by one, in passes. A fork bomb may outrun
 //! that; after [`MAX_PASSES`] passes everything ends in one step, the bridge too, and the client
 //! connects anew.
@@ -102,7 +106,10 @@ fn living(spared: &[i32]) -> Option<Vec<i32>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        if pid != 1 && !spared.contains(&pid) && Stat::read(pid).is_some_and(|stat| stat.lives()) {
+        if pid == 1 || spared.contains(&pid) {
+            continue;
+        }
+        if Stat::read(pid).is_some_and(|stat| stat.lives() && !stat.is_engines(pid)) {
             found.push(pid);
         }
     }
@@ -112,7 +119,7 @@ fn living(spared: &[i32]) -> Option<Vec<i32>> {
 /// Whether a process was started by the engine and not by another process of the sandbox: its
 /// parent is outside. An orphan of the sandbox has PID 1 as its parent.
 pub(crate) fn is_from_outside(pid: i32) -> bool {
-    Stat::read(pid).is_some_and(|stat| stat.parent == 0)
+    Stat::read(pid).is_some_and(|stat| stat.is_from_outside())
 }
 
 /// What `/proc/<pid>/stat` says.
@@ -138,6 +145,15 @@ impl Stat {
             parent: fields.next()?.parse().ok()?,
             threads: fields.nth(15)?.parse().ok()?,
         })
+    }
+
+    fn is_from_outside(&self) -> bool {
+        self.parent == 0
+    }
+
+    /// Whether it is a process of the engine under a user that is not the task's.
+    fn is_engines(&self, pid: i32) -> bool {
+        self.is_from_outside() && send_signal(pid, 0) == Err(Errno::EPERM)
     }
 
     /// A dead first thread may leave others running.

@@ -137,7 +137,7 @@ mod tests {
         fs::write(outside.join("kept"), "x").unwrap();
         symlink(&outside, workspace.join("tree/link")).unwrap();
         let closed = workspace.join("tree/closed");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).unwrap();
         let top = workspace.to_str().unwrap();
         remove(top, &format!("{top}/tree")).unwrap();
         remove(top, &format!("{top}/tree")).unwrap();

@@ -41,10 +41,12 @@ impl EventLoop {
                 }
                 Ok(())
             }
-            Lane::Upload => self
-                .transfers
-                .upload(data.id, data.offset, data.bytes)
-                .map_err(|_| Closed),
+            Lane::Upload => {
+                self.disk.touch();
+                self.transfers
+                    .upload(data.id, data.offset, data.bytes)
+                    .map_err(|_| Closed)
+            }
             Lane::Stdout | Lane::Stderr | Lane::Download => Err(Closed),
         }
     }

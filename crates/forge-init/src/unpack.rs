@@ -13,9 +13,7 @@ use std::time::Duration;
 use forge_wire::message::{TransferError, TransferLimits, TransferSummary};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{
-    FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, futimens, mkdirat,
-};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 use tar::EntryType;
@@ -56,7 +54,10 @@ pub(crate) fn unpack(
         buffer: vec![0; COPY],
     };
     let malformed = |error: std::io::Error| {
-        Failure::new(TransferError::Malformed, format!("not a tar stream: {error}"))
+        Failure::new(
+            TransferError::Malformed,
+            format!("not a tar stream: {error}"),
+        )
     };
     let mut entries = archive.entries().map_err(malformed)?;
     loop {
@@ -82,7 +83,9 @@ impl<R: Read> Read for Guarded<R> {
         if longest == 0 && !into.is_empty() {
             return Err(std::io::Error::other("headers too long"));
         }
-        let count = self.stream.read(into.get_mut(..longest).unwrap_or(&mut []))?;
+        let count = self
+            .stream
+            .read(into.get_mut(..longest).unwrap_or(&mut []))?;
         self.budget.set(left - count as u64);
         Ok(count)
     }
@@ -148,7 +151,9 @@ impl Unpacker {
     fn skip(&mut self, entry: &mut impl Read) -> Result<(), Failure> {
         let mut left = MAX_HEAD;
         loop {
-            let count = entry.read(&mut self.buffer).map_err(|error| broken(&error))?;
+            let count = entry
+                .read(&mut self.buffer)
+                .map_err(|error| broken(&error))?;
             if count == 0 {
                 return Ok(());
             }
@@ -174,11 +179,8 @@ impl Unpacker {
         }
         let parent = open_parent(&mut self.descent, parents, path)?;
         let target = Target { parent, name, path };
-        let flags = OFlag::O_WRONLY
-            | OFlag::O_CREAT
-            | OFlag::O_EXCL
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let bits = Mode::from_bits_truncate(mode);
         let created = target.place(|| openat(target.parent, name, flags, bits))?;
         let mut file = File::from(created);
@@ -188,8 +190,12 @@ impl Unpacker {
             fchmod(&file, bits).map_err(failed)?;
         }
         let modified = Duration::from_secs(entry.header().mtime().unwrap_or(0).min(1 << 40));
-        futimens(&file, &TimeSpec::UTIME_OMIT, &TimeSpec::from_duration(modified))
-            .map_err(failed)?;
+        futimens(
+            &file,
+            &TimeSpec::UTIME_OMIT,
+            &TimeSpec::from_duration(modified),
+        )
+        .map_err(failed)?;
         self.summary.bytes = total;
         Ok(())
     }
@@ -339,7 +345,10 @@ fn open_parent<'a>(
 }
 
 fn broken(error: &std::io::Error) -> Failure {
-    Failure::new(TransferError::Malformed, format!("a broken tar stream: {error}"))
+    Failure::new(
+        TransferError::Malformed,
+        format!("a broken tar stream: {error}"),
+    )
 }
 
 fn copy(

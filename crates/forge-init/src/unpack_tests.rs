@@ -39,7 +39,12 @@ fn names_that_leave_the_folder_are_refused() {
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("in");
     std::fs::create_dir(&folder).unwrap();
-    for name in [&b"../out"[..], b"/tmp/forge-init-out", b"a/../../out", b".."] {
+    for name in [
+        &b"../out"[..],
+        b"/tmp/forge-init-out",
+        b"a/../../out",
+        b"..",
+    ] {
         for kind in [EntryType::Regular, EntryType::Directory, EntryType::Symlink] {
             let failure = unpack_into(&folder, &one(kind, name, b"x", b"")).unwrap_err();
             assert_eq!(failure.error, TransferError::Malformed, "{failure}");
@@ -66,7 +71,11 @@ fn a_link_is_never_written_through() {
     assert_eq!(std::fs::read(folder.join("file")).unwrap(), b"new");
     // A folder in the place of a link as well.
     unpack_into(&folder, &one(EntryType::Directory, b"link/", b"", b"")).unwrap();
-    assert!(std::fs::symlink_metadata(folder.join("link")).unwrap().is_dir());
+    assert!(
+        std::fs::symlink_metadata(folder.join("link"))
+            .unwrap()
+            .is_dir()
+    );
     assert!(!outer.path().join("out/file").exists());
 }
 
@@ -77,7 +86,14 @@ fn hard_links_lead_to_earlier_files_inside_only() {
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(outer.path().join("secret"), "x").unwrap();
     symlink("../secret", folder.join("link")).unwrap();
-    for target in [&b"../secret"[..], b"/etc/passwd", b"missing", b"link", b"", b"new"] {
+    for target in [
+        &b"../secret"[..],
+        b"/etc/passwd",
+        b"missing",
+        b"link",
+        b"",
+        b"new",
+    ] {
         let failure = unpack_into(&folder, &one(EntryType::Link, b"new", target, b"")).unwrap_err();
         assert_eq!(failure.error, TransferError::Malformed, "{failure}");
     }
@@ -99,7 +115,13 @@ fn modes_times_and_folders_closed_to_their_owner() {
     header.set_size(0);
     header.set_cksum();
     stream.extend_from_slice(header.as_bytes());
-    put_raw(&mut stream, EntryType::Regular, b"closed/file", b"", b"text");
+    put_raw(
+        &mut stream,
+        EntryType::Regular,
+        b"closed/file",
+        b"",
+        b"text",
+    );
     let summary = unpack_into(folder.path(), &stream).unwrap();
     assert_eq!((summary.entries, summary.bytes, summary.skipped), (2, 4, 0));
     let closed = std::fs::metadata(folder.path().join("closed")).unwrap();
@@ -122,7 +144,10 @@ fn devices_are_left_out_and_counted() {
 #[test]
 fn limits_hold_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let limits = TransferLimits { bytes: 3, entries: 1 };
+    let limits = TransferLimits {
+        bytes: 3,
+        entries: 1,
+    };
     let top = folder.path().to_str().unwrap();
     let big = one(EntryType::Regular, b"big", b"", b"four");
     let failure = unpack(top, limits, big.as_slice()).unwrap_err();
@@ -156,7 +181,10 @@ fn a_size_in_a_pax_record_counts() {
     put_raw(&mut stream, EntryType::Regular, b"file", b"", b"x");
     let failure = unpack_into(folder.path(), &stream).unwrap_err();
     assert!(
-        matches!(failure.error, TransferError::Limit | TransferError::Malformed),
+        matches!(
+            failure.error,
+            TransferError::Limit | TransferError::Malformed
+        ),
         "{failure}"
     );
 }

@@ -12,9 +12,9 @@
     reason = "a test says what it expects by failing"
 )]
 
-mod client;
 #[path = "sandbox/channel.rs"]
 mod channel;
+mod client;
 #[path = "sandbox/ending.rs"]
 mod ending;
 #[path = "sandbox/files.rs"]

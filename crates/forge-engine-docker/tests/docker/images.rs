@@ -62,16 +62,33 @@ async fn a_missing_image_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn preparing_twice_at_once_gives_one_image() {
+async fn preparing_at_once_in_several_processes_gives_one_image() {
     with_bench(BOTH_WAYS[0], |bench| async move {
-        let image = test_image();
-        let prepare = || bench.engine.prepare_image(&image);
-        let (a, b, c) = tokio::join!(prepare(), prepare(), prepare());
-        let a = a.unwrap();
-        assert_eq!(a, b.unwrap());
-        assert_eq!(a, c.unwrap());
-        assert!(a.env.contains_key("PATH"));
-        assert!(a.runnable.starts_with("swe-forge/prepared:"));
+        let images = bench.engine.images().unwrap();
+        let name = tag(&bench, "at-once");
+        let options = ImportOptions {
+            tags: vec![name.clone()],
+            ..ImportOptions::default()
+        };
+        let root = archive(&[("file", b"text", 0o644)]);
+        let id = images.import_image(root, &options).await.unwrap().id;
+        let strangers = futures::future::join_all((0..4).map(|_| bench.stranger())).await;
+        let engines = strangers.iter().chain([&bench.engine, &bench.engine]);
+        let preparing = engines.map(|engine| engine.prepare_image(&name));
+        let prepared = futures::future::join_all(preparing).await;
+        let mut prepared = prepared.into_iter().map(Result::unwrap);
+        let first = prepared.next().unwrap();
+        assert!(prepared.all(|other| other == first));
+        assert!(first.env.contains_key("PATH"));
+        assert!(first.runnable.starts_with("swe-forge/prepared:"));
+        let listed = images.list_images().await.unwrap();
+        let of_it = |labels: &std::collections::BTreeMap<String, String>| {
+            labels.get("swe-forge.image.of") == Some(&id)
+        };
+        let made = listed.iter().filter(|image| of_it(&image.labels)).count();
+        forget(&first.runnable).await;
+        forget(&name).await;
+        assert_eq!(made, 1);
     })
     .await;
 }

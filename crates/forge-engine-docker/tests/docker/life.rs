@@ -82,8 +82,7 @@ async fn files_go_in_and_come_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_without_a_shell_runs_programs() {
-    // The test image has a shell, but nothing here uses one: a static program is enough.
+async fn a_program_runs_without_a_shell_and_a_missing_one_says_so() {
     both_ways(|bench| async move {
         let sandbox = bench.sandbox("static").await;
         let done = run(&*sandbox, &["/.swe-forge/init", "version"]).await;
@@ -124,6 +123,47 @@ async fn creating_the_same_again_finds_the_same() {
         other.specification[0].contents.push(b' ');
         let error = engine.create_workspace(&other, &image).await.unwrap_err();
         assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_created_twice_at_once_is_one_sandbox() {
+    both_ways(|bench| async move {
+        let id = bench.id("at-once");
+        let user = next_user();
+        let image = bench.image().await;
+        let workspace = bench.workspace_spec(&id, user);
+        let engine = &bench.engine;
+        let make = || engine.create_workspace(&workspace, &image);
+        let (one, two) = tokio::join!(make(), make());
+        one.and(two).unwrap();
+        let spec = bench.sandbox_spec(&id, user);
+        let secret = secret();
+        let create = || engine.create(&spec, &image, &secret);
+        let (one, two) = tokio::join!(create(), create());
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert!(shell(&*one, "echo kept > kept").await.succeeded());
+        assert_eq!(shell(&*two, "cat kept").await.stdout, "kept\n");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dozen_at_once_do_not_mix_up() {
+    both_ways(|bench| async move {
+        let one = async |number: usize| {
+            let sandbox = bench.sandbox(&format!("crowd{number}")).await;
+            let script = format!("echo {number} > me; cat me; id -u");
+            let done = shell(&*sandbox, &script).await;
+            let uid = sandbox.attestation().uid;
+            assert_eq!(done.stdout, format!("{number}\n{uid}\n"));
+            bench.engine.destroy(sandbox.id()).await.unwrap();
+            bench.engine.destroy_workspace(sandbox.id()).await.unwrap();
+        };
+        futures::future::join_all((0..12).map(one)).await;
+        let left = bench.engine.list(Some(&bench.owner)).await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
     })
     .await;
 }

@@ -4,6 +4,12 @@
 //! when it fails. What stays is the prepared form of the test image: it is a cache that the next
 //! run uses.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of tests that cannot go on fails the test"
+)]
+
 mod confinement;
 mod images;
 mod life;

@@ -17,12 +17,18 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Create and start by the plainest client there is.
-async fn raw_round(docker: &bollard::Docker, image: &str, name: &str) -> Duration {
+/// Create and start by the plainest client there is, of the plainest container without network.
+async fn raw_round(
+    docker: &bollard::Docker,
+    image: &str,
+    name: &str,
+    network_disabled: bool,
+) -> Duration {
     let body = ContainerCreateBody {
         image: Some(image.to_owned()),
         entrypoint: Some(vec!["/.swe-forge/init".into(), "init".into()]),
         user: Some("200999:200999".into()),
+        network_disabled: Some(network_disabled),
         host_config: Some(HostConfig {
             network_mode: Some("none".into()),
             ..HostConfig::default()
@@ -56,10 +62,12 @@ async fn create_to_first_command_against_the_raw_engine() {
         with_bench(sharing, |bench| async move {
             let docker = raw_docker();
             let image = bench.image().await;
-            let (mut raw, mut space, mut create, mut exec) = (vec![], vec![], vec![], vec![]);
+            let (mut none, mut raw, mut space) = (vec![], vec![], vec![]);
+            let (mut create, mut exec) = (vec![], vec![]);
             for round in 0..ROUNDS {
                 let name = format!("swe-forge-raw-{}-{round}", bench.run.short());
-                raw.push(raw_round(&docker, &image.runnable, &name).await);
+                none.push(raw_round(&docker, &image.runnable, &name, false).await);
+                raw.push(raw_round(&docker, &image.runnable, &name, true).await);
                 let id = bench.id(&format!("round{round}"));
                 let user = next_user();
                 let begin = Instant::now();
@@ -78,8 +86,9 @@ async fn create_to_first_command_against_the_raw_engine() {
                 engine.destroy_workspace(&id).await.unwrap();
             }
             println!(
-                "{sharing:?}: raw create+start {:?}, workspace {:?}, create+start+claim {:?}, \
-                 exec(true) {:?}",
+                "{sharing:?}: raw create+start with network mode none {:?}, with the network disabled \
+                 {:?}; workspace {:?}, create+start+claim {:?}, exec(true) {:?}",
+                median(none),
                 median(raw),
                 median(space),
                 median(create),

@@ -40,10 +40,18 @@ impl Sandbox {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         // Kernel limits are counted for each user: no test may feel another one's.
-        let user = 300_000 + (std::process::id() % 10_000) * 32
+        let user = 300_000
+            + (std::process::id() % 10_000) * 32
             + NEXT_USER.fetch_add(1, Ordering::Relaxed);
         mode(root, 0o755);
-        for name in ["dev", "proc", ".swe-forge", "tmp", "workspace", ".swe-forge/channel"] {
+        for name in [
+            "dev",
+            "proc",
+            ".swe-forge",
+            "tmp",
+            "workspace",
+            ".swe-forge/channel",
+        ] {
             let path = root.join(name);
             fs::create_dir(&path).unwrap();
             mode(&path, 0o755);
@@ -56,11 +64,12 @@ impl Sandbox {
         // Not to be read by the task, as in an image.
         mode(&init, 0o711);
         let child = Command::new("unshare")
-            .args(["--pid", "--fork", "--mount", "--net", "--ipc", "--kill-child=KILL"])
+            .args(["--pid", "--fork", "--mount", "--net", "--ipc"])
             .args(["/bin/sh", "-c", BEGIN, "sh"])
             .arg(root)
             .arg(user.to_string())
             .stdin(Stdio::null())
+            .stderr(fs::File::create(root.join("log")).unwrap())
             .spawn()
             .expect("unshare (util-linux) is needed for these tests");
         Self {
@@ -80,7 +89,12 @@ impl Sandbox {
 
     pub fn socket(&self) -> UnixStream {
         let path = self.path(".swe-forge/channel/init.sock");
-        wait_until("the sandbox listens", || UnixStream::connect(&path).ok())
+        let log = || fs::read_to_string(self.path("log")).unwrap_or_default();
+        wait_until("the sandbox listens", || {
+            let ended = fs::metadata(format!("/proc/{}", self.child.id())).is_err();
+            assert!(!ended, "no sandbox: {}", log());
+            UnixStream::connect(&path).ok()
+        })
     }
 
     /// Connects; no handshake yet.
@@ -97,8 +111,8 @@ impl Sandbox {
     }
 
     /// Connects through `forge-init bridge`, started as an engine starts an exec.
-    pub fn bridge(&self) -> Client {
-        let user = self.user.to_string();
+    pub fn bridge(&self, user: u32) -> Client {
+        let user = user.to_string();
         let mut bridge = Command::new("nsenter")
             .args(["--target", &self.init_pid().to_string()])
             .args(["--pid", "--mount", "--net", "--root"])
@@ -109,6 +123,7 @@ impl Sandbox {
             .spawn()
             .unwrap();
         let (reader, writer) = (bridge.stdout.take().unwrap(), bridge.stdin.take().unwrap());
+        std::thread::spawn(move || bridge.wait());
         Client::new(reader, writer, None)
     }
 
@@ -120,8 +135,9 @@ impl Sandbox {
     /// PID 1 as seen from outside.
     pub fn init_pid(&self) -> i32 {
         let path = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let children = fs::read_to_string(path).unwrap();
-        children.trim().parse().unwrap()
+        wait_until("unshare has started PID 1", || {
+            fs::read_to_string(&path).ok()?.trim().parse().ok()
+        })
     }
 
     /// Processes in the sandbox as seen from outside, without PID 1; zombies as well.
@@ -145,7 +161,11 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        drop(self.child.kill());
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // Its changed user undid what would end it together with `unshare`.
+            let pid = self.init_pid().to_string();
+            drop(Command::new("kill").args(["-KILL", &pid]).status());
+        }
         drop(self.child.wait());
     }
 }

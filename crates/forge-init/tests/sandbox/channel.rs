@@ -44,13 +44,23 @@ fn a_forged_or_replayed_handshake_is_refused() {
 
     let mut forged = sandbox.connect();
     let nonce = [9; 32];
-    let proof = Proof::make(&Secret::new([1; 32]), End::Client, &forged.sandbox_nonce, &nonce);
+    let proof = Proof::make(
+        &Secret::new([1; 32]),
+        End::Client,
+        &forged.sandbox_nonce,
+        &nonce,
+    );
     forged.send(&Request::Prove { nonce, proof });
     assert!(is_refused(&mut forged));
 
     // A proof that was right for another connection.
     let old = sandbox.connect();
-    let proof = Proof::make(&Secret::new(SECRET), End::Client, &old.sandbox_nonce, &nonce);
+    let proof = Proof::make(
+        &Secret::new(SECRET),
+        End::Client,
+        &old.sandbox_nonce,
+        &nonce,
+    );
     let mut replayed = sandbox.connect();
     assert_ne!(replayed.sandbox_nonce, old.sandbox_nonce);
     replayed.send(&Request::Prove { nonce, proof });
@@ -58,7 +68,12 @@ fn a_forged_or_replayed_handshake_is_refused() {
 
     // The sandbox's own proof sent back.
     let mut echoed = sandbox.connect();
-    let proof = Proof::make(&Secret::new(SECRET), End::Sandbox, &echoed.sandbox_nonce, &nonce);
+    let proof = Proof::make(
+        &Secret::new(SECRET),
+        End::Sandbox,
+        &echoed.sandbox_nonce,
+        &nonce,
+    );
     echoed.send(&Request::Prove { nonce, proof });
     assert!(is_refused(&mut echoed));
     client.ping();
@@ -128,7 +143,10 @@ fn a_process_of_the_task_gets_nothing_from_the_socket() {
     let text = "while :; do /.swe-forge/init bridge </dev/zero; done > /workspace/got 2>/dev/null";
     let (flood, _) = client.start(&script(text));
     for _ in 0..20 {
-        assert_eq!(client.run(&program(&["true"])).report.ending, Ending::Exited(0));
+        assert_eq!(
+            client.run(&program(&["true"])).report.ending,
+            Ending::Exited(0)
+        );
     }
     let outcome = client.run(&script("cat /workspace/got"));
     assert_eq!(outcome.stdout, b"");
@@ -178,6 +196,9 @@ fn work_goes_on_when_no_more_processes_are_allowed() {
         (sandbox.processes().len() >= 15).then_some(())
     });
     client.ping();
-    assert!(matches!(client.put("/workspace", &[0; 1024]), Event::TransferDone { .. }));
+    assert!(matches!(
+        client.put("/workspace", &[0; 1024]),
+        Event::TransferDone { .. }
+    ));
     assert_eq!(client.kill_all(), 0);
 }

@@ -11,7 +11,9 @@ const DAEMON: &str = "(trap '' TERM HUP INT; setsid sh -c '(trap \"\" TERM; exec
 #[test]
 fn a_deadline_ends_what_ignores_it_and_all_that_it_left_behind() {
     let (sandbox, mut client) = Sandbox::claimed();
-    let mut command = script(&format!("{DAEMON} trap '' TERM; echo begun; while :; do sleep 1; done"));
+    let mut command = script(&format!(
+        "{DAEMON} trap '' TERM; echo begun; while :; do sleep 1; done"
+    ));
     command.timeout_ms = 300;
     command.grace_ms = 200;
     let begin = Instant::now();
@@ -26,7 +28,8 @@ fn a_deadline_ends_what_ignores_it_and_all_that_it_left_behind() {
 #[test]
 fn a_deadline_is_a_deadline_even_if_the_program_then_ends_well() {
     let (_sandbox, mut client) = Sandbox::claimed();
-    let mut command = script("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done");
+    let mut command =
+        script("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done");
     command.timeout_ms = 200;
     command.grace_ms = 60_000;
     let outcome = client.run(&command);
@@ -73,13 +76,49 @@ fn nothing_survives_a_kill() {
 }
 
 #[test]
+fn a_task_that_stops_every_process_it_sees_does_not_stop_pid_one() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let (stopper, _) = client.start(&script("while :; do kill -STOP -1; done 2>/dev/null"));
+    let mut command = program(&["true"]);
+    command.timeout_ms = 300;
+    // Some get through, some are stopped even before they reach their program.
+    let execs: Vec<u64> = (0..20)
+        .map(|_| {
+            let exec = client.id();
+            let command = command.clone();
+            client.send(&Request::Exec { exec, command });
+            client.ping();
+            exec
+        })
+        .collect();
+    for exec in execs {
+        let ending = client.exited(exec).ending;
+        assert!(
+            matches!(ending, Ending::Exited(0) | Ending::DeadlineExceeded),
+            "{ending:?}"
+        );
+    }
+    assert_eq!(client.kill_all(), 0);
+    assert!(matches!(
+        client.exited(stopper).ending,
+        Ending::Killed | Ending::DeadlineExceeded
+    ));
+    assert_eq!(sandbox.processes(), Vec::<i32>::new());
+}
+
+#[test]
 fn orphans_and_zombies_are_reaped() {
     let (sandbox, mut client) = Sandbox::claimed();
-    client.run(&script("for i in 1 2 3 4 5 6 7 8; do (setsid true &) ; (sh -c 'exit 3' &) ; done"));
+    client.run(&script(
+        "for i in 1 2 3 4 5 6 7 8; do (setsid true &) ; (sh -c 'exit 3' &) ; done",
+    ));
     wait_until("no process is left, not even a dead one", || {
         sandbox.processes().is_empty().then_some(())
     });
-    assert_eq!(client.run(&program(&["true"])).report.ending, Ending::Exited(0));
+    assert_eq!(
+        client.run(&program(&["true"])).report.ending,
+        Ending::Exited(0)
+    );
 }
 
 #[test]
@@ -104,9 +143,26 @@ fn a_workspace_that_grows_too_large_ends_everything() {
 }
 
 #[test]
+fn a_bridge_of_another_user_is_out_of_reach_of_the_task() {
+    let (sandbox, client) = Sandbox::claimed();
+    drop(client);
+    let mut bridged = sandbox.bridge(sandbox.user + 1_000_000);
+    bridged.prove();
+    let outcome = bridged.run(&script(
+        "kill -KILL -1; kill -STOP -1; sleep 1000 & echo over",
+    ));
+    assert_eq!(outcome.stdout, b"over\n");
+    let _idle = sandbox.bridge(sandbox.user + 1_000_000);
+    assert_eq!(bridged.kill_all(), 0);
+    assert_eq!(sandbox.processes().len(), 2, "two bridges and nobody else");
+    let mut client = sandbox.reconnect();
+    assert_eq!(client.kill_all(), 0);
+}
+
+#[test]
 fn a_bridge_that_proved_the_secret_survives_a_kill_and_no_other_does() {
     let (sandbox, client) = Sandbox::claimed();
-    let mut bridged = sandbox.bridge();
+    let mut bridged = sandbox.bridge(sandbox.user);
     bridged.start_ids_at(5000);
     bridged.prove();
     let (exec, _) = bridged.start(&program(&["sleep", "1000"]));
@@ -120,9 +176,14 @@ fn a_bridge_that_proved_the_secret_survives_a_kill_and_no_other_does() {
     bridged.ping();
     drop(bridged);
     // Without a bridge to spare, one that is left over ends as well.
-    let mut client = { drop(client); sandbox.reconnect() };
-    let _idle = sandbox.bridge();
-    assert_eq!(sandbox.processes().len(), 1);
+    let mut client = {
+        drop(client);
+        sandbox.reconnect()
+    };
+    let _idle = sandbox.bridge(sandbox.user);
+    wait_until("the old bridge is gone", || {
+        (sandbox.processes().len() == 1).then_some(())
+    });
     assert_eq!(client.kill_all(), 0);
     assert_eq!(sandbox.processes(), Vec::<i32>::new());
 }
@@ -139,10 +200,14 @@ fn the_sandbox_ends_on_request() {
 #[test]
 fn a_signal_ends_the_sandbox_from_outside_only() {
     let (mut sandbox, mut client) = Sandbox::claimed();
-    client.run(&script("kill -TERM 1; kill -KILL 1; kill -INT 1; kill -STOP 1; kill -40 1"));
+    client.run(&script(
+        "kill -TERM 1; kill -KILL 1; kill -INT 1; kill -STOP 1; kill -40 1",
+    ));
     client.ping();
     let pid = sandbox.init_pid().to_string();
-    let status = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+    let status = std::process::Command::new("kill")
+        .args(["-TERM", &pid])
+        .status();
     assert!(status.unwrap().success());
     assert_eq!(sandbox.wait(), Some(0));
 }

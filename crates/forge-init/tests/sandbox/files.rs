@@ -53,12 +53,17 @@ fn a_tree_with_odd_names_goes_in_and_comes_back() {
     std::fs::create_dir(from.path().join("empty")).unwrap();
 
     let into = done(&client.put("/workspace", &packed(from.path())));
-    assert_eq!(into.bytes, 3_000_000 + names.iter().map(|name| name.len() as u64).sum::<u64>());
+    assert_eq!(
+        into.bytes,
+        3_000_000 + names.iter().map(|name| name.len() as u64).sum::<u64>()
+    );
     let (stream, event) = client.get("/workspace");
     assert_eq!(done(&event), into);
 
     let back = tempfile::tempdir().unwrap();
-    tar::Archive::new(stream.as_slice()).unpack(back.path()).unwrap();
+    tar::Archive::new(stream.as_slice())
+        .unpack(back.path())
+        .unwrap();
     for name in names {
         let path = back.path().join(OsStr::from_bytes(name));
         assert_eq!(std::fs::read(path).unwrap(), name);
@@ -134,7 +139,12 @@ fn a_removal_never_follows_a_link() {
     assert_eq!(client.remove("/workspace/top"), None);
     assert_eq!(client.remove("/workspace/never-there"), None);
     assert!(sandbox.path("/tmp/kept/file").exists());
-    assert_eq!(std::fs::read_dir(sandbox.path("/workspace")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(sandbox.path("/workspace"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 fn get_with(client: &mut Client, path: &str, limits: TransferLimits) -> Event {
@@ -153,7 +163,9 @@ fn get_with(client: &mut Client, path: &str, limits: TransferLimits) -> Event {
 #[test]
 fn limits_of_a_download_are_told_before_anything_is_read() {
     let (_sandbox, mut client) = Sandbox::claimed();
-    client.run(&script("truncate -s 900G sparse; mkdir many; touch many/1 many/2 many/3"));
+    client.run(&script(
+        "truncate -s 900G sparse; mkdir many; touch many/1 many/2 many/3",
+    ));
     let limits = TransferLimits {
         bytes: 1 << 20,
         entries: 2,

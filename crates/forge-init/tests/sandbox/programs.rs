@@ -51,8 +51,14 @@ fn signal_settings_are_the_default_ones() {
 fn what_cannot_be_started_says_why() {
     let (_sandbox, mut client) = Sandbox::claimed();
     let mut ending = |command: &Command| client.run(command).report.ending;
-    assert_eq!(ending(&program(&["no-such-program"])), Ending::NotStarted(2));
-    assert_eq!(ending(&program(&["/usr/bin/nothing"])), Ending::NotStarted(2));
+    assert_eq!(
+        ending(&program(&["no-such-program"])),
+        Ending::NotStarted(2)
+    );
+    assert_eq!(
+        ending(&program(&["/usr/bin/nothing"])),
+        Ending::NotStarted(2)
+    );
     assert_eq!(ending(&program(&["/etc"])), Ending::NotStarted(2));
     assert_eq!(ending(&program(&["/usr"])), Ending::NotStarted(13));
     assert_eq!(ending(&program(&[])), Ending::NotStarted(22));
@@ -100,9 +106,7 @@ fn input_that_nobody_reads_does_not_stall_the_client() {
         client.send_data(exec, Lane::Stdin, index * piece.len() as u64, &piece);
     }
     let all = 4 * piece.len() as u64;
-    client.wait_for(|event| {
-        (*event == Event::StdinTaken { exec, offset: all }).then_some(())
-    });
+    client.wait_for(|event| (*event == Event::StdinTaken { exec, offset: all }).then_some(()));
     client.run(&script("echo > /tmp/go"));
     assert_eq!(client.exited(exec).ending, Ending::Exited(0));
 }
@@ -125,7 +129,10 @@ fn a_signal_on_request_is_told_from_any_other() {
     client.send(&Request::Signal { exec, signal: 10 });
     assert!(matches!(client.receive(), Some(Incoming::Data(_))));
     assert_eq!(client.exited(exec).ending, Ending::Exited(3));
-    client.send(&Request::Signal { exec: 99, signal: 9 });
+    client.send(&Request::Signal {
+        exec: 99,
+        signal: 9,
+    });
     client.wait_for(|event| (*event == Event::UnknownExec { exec: 99 }).then_some(()));
 }
 
@@ -237,7 +244,10 @@ fn output_is_resumed_after_a_reconnect() {
     // The end is told again, until it is forgotten.
     drop(client);
     let mut client = sandbox.reconnect();
-    client.send(&Request::Resume { exec, offset: u64::MAX });
+    client.send(&Request::Resume {
+        exec,
+        offset: u64::MAX,
+    });
     assert_eq!(client.exited(exec).ending, Ending::Exited(0));
     client.send(&Request::Forget { exec });
     client.send(&Request::Resume { exec, offset: 0 });
@@ -305,5 +315,8 @@ fn too_many_programs_at_once_are_refused_and_not_queued() {
     for exec in execs {
         assert_eq!(client.exited(exec).ending, Ending::Killed);
     }
-    assert_eq!(client.run(&program(&["true"])).report.ending, Ending::Exited(0));
+    assert_eq!(
+        client.run(&program(&["true"])).report.ending,
+        Ending::Exited(0)
+    );
 }

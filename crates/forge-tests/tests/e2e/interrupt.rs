@@ -1,7 +1,7 @@
 //! Interruption: Ctrl-C once, Ctrl-C twice, and the end of the orchestrator.
 
-use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,7 +10,7 @@ use crate::support::{Home, Script};
 
 /// Starts a run and returns when its task is in solve, which then lasts for ever.
 fn start(home: &Home) -> Child {
-    let solve = "touch output/started; sleep 1000";
+    let solve = "echo started; sleep 1000";
     let folder = home.task(
         "endless",
         Script {
@@ -18,29 +18,29 @@ fn start(home: &Home) -> Child {
             ..Script::default()
         },
     );
-    let words = ["run", folder.to_str().unwrap(), "--agent", "command", "-v"];
+    let words = ["run", folder.to_str().unwrap(), "--agent", "command"];
     let mut child = home
         .command(&words)
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut seen = String::new();
-    loop {
-        let line = lines
-            .next()
-            .unwrap_or_else(|| panic!("the run ended early:\n{seen}"))
-            .unwrap();
-        seen.push_str(&line);
-        seen.push('\n');
-        if line.contains("solve") {
-            break;
-        }
+    let patience = Instant::now() + Duration::from_secs(120);
+    while !solving(home) {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended early");
+        assert!(Instant::now() < patience, "the task never came to solve");
+        std::thread::sleep(Duration::from_millis(20));
     }
-    // Whatever else it says must not block it.
-    std::thread::spawn(move || lines.for_each(drop));
     child
+}
+
+/// Whether the solve command of the only attempt has written its first line.
+fn solving(home: &Home) -> bool {
+    let entries = |path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let attempts =
+        entries(home.path("swe-forge-out")).flat_map(|run| entries(run.path().join("attempts")));
+    let mut logs = attempts.map(|attempt| attempt.path().join("solve.log"));
+    logs.any(|log| std::fs::read(log).is_ok_and(|bytes| bytes == b"started\n"))
 }
 
 fn signal(child: &Child, signal: Signal) {

@@ -165,12 +165,15 @@ impl Home {
             "{found:#}"
         );
         assert_eq!(found["kept"], 0, "{found:#}");
-        // Sockets and specifications of sandboxes are below the home as well.
-        let channels = self.path("home").join("channels");
-        if let Ok(entries) = std::fs::read_dir(channels) {
-            let left: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-            assert!(left.is_empty(), "{left:?}");
-        }
+        // Each sandbox has a folder for its socket below the home as well.
+        let channels = std::fs::read_dir(self.path("home").join("channels"));
+        let folders = channels
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let left: Vec<_> = folders.filter(|path| path.is_dir()).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 
