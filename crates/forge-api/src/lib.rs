@@ -29,7 +29,10 @@ mod tests {
                 fs::write(&path, &text).unwrap();
             }
             let checked_in = fs::read_to_string(&path).unwrap_or_default();
-            assert!(checked_in == text, "{name} is out of date: run `cargo xtask schemas`");
+            assert!(
+                checked_in == text,
+                "{name} is out of date: run `cargo xtask schemas`"
+            );
         }
     }
 }

@@ -100,11 +100,11 @@ impl OutputBuffer {
         }
     }
 
-    /// Forgets what the client has: bytes before `offset`.
+    /// Forgets what the client has: bytes before `offset`, as far as they were ever sent.
     pub(crate) fn acknowledge(&mut self, offset: u64) {
         let wanted = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        let count = wanted.min(self.bytes.len());
-        let sent = self.sent.max(count) - count;
+        let count = wanted.min(self.sent);
+        let sent = self.sent - count;
         self.bytes.drain(..count);
         self.start += count as u64;
         let mut left = count;
@@ -232,6 +232,9 @@ mod tests {
         let mut buffer = OutputBuffer::default();
         buffer.push(Lane::Stdout, &vec![0; buffer.room()]);
         assert_eq!(buffer.room(), 0);
+        buffer.acknowledge(10);
+        assert_eq!(buffer.room(), 0, "nothing was sent yet");
+        send_all(&mut buffer, 10_000);
         buffer.acknowledge(10);
         assert_eq!(buffer.room(), 10);
     }

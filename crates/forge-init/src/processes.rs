@@ -87,8 +87,11 @@ impl KillRun {
             Some(found) if found.is_empty() => self.quiet += 1,
             Some(found) => {
                 self.quiet = 0;
-                for pid in found {
-                    kill_quietly(pid);
+                if send_signal(spared, 0) == Err(Errno::EPERM) {
+                    // It has another user: the one step for all passes it by.
+                    kill_quietly(-1);
+                } else {
+                    found.into_iter().for_each(kill_quietly);
                 }
             }
             // Without a list there is no way to spare anybody.

@@ -20,7 +20,7 @@ network:
   setup: limited_web
   solve: isolated
   verify: full_web
-  allow: [PyPI.org, 'files.example.org:8443', \"*.example.org\"]
+  allow: [Index.Example.org, 'files.example.org:8443', \"*.example.org\"]
 resources: {memory_mb: 0x400, cpu_cores: 1.25, disk_gb: 0.5, processes: 64, timeout_seconds: 1200,
   tmp_mb: 32, output_mb: 8}
 env:
@@ -41,7 +41,11 @@ tests_visible: true
     assert_eq!(task.network.verify, NetworkLevel::FullWeb);
     assert_eq!(
         task.network.allow,
-        ["pypi.org", "files.example.org:8443", "*.example.org"]
+        [
+            "index.example.org",
+            "files.example.org:8443",
+            "*.example.org"
+        ]
     );
     let limits = task.limits;
     assert_eq!(limits.memory_bytes, 1024 * MEBIBYTE);
