@@ -82,7 +82,7 @@ impl fmt::Display for Operation {
 
 /// A failed engine operation.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to {operation} {subject}: {message}")]
+#[error("failed to {operation}{}: {message}", spaced(subject))]
 pub struct EngineError {
     /// What went wrong.
     pub kind: EngineErrorKind,
@@ -95,6 +95,15 @@ pub struct EngineError {
     /// The underlying error, where there is one.
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The engine itself has no name to be shown.
+fn spaced(subject: &str) -> String {
+    if subject.is_empty() {
+        String::new()
+    } else {
+        format!(" {subject}")
+    }
 }
 
 impl EngineError {

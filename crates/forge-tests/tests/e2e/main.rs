@@ -8,6 +8,7 @@
 )]
 
 mod endings;
+mod engine;
 mod escape;
 mod examples;
 mod interrupt;

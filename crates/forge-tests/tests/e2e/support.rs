@@ -1,5 +1,6 @@
 //! A home of its own for each test, tasks written on the spot, and the binary.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -32,6 +33,9 @@ pub(crate) fn repository() -> PathBuf {
 /// A home of its own: record, output folder and tasks. Dropping it checks that nothing is left.
 pub(crate) struct Home {
     folder: TempDir,
+    /// Address of the engine, when it is not the machine's.
+    engine: Option<String>,
+    engine_is_gone: Cell<bool>,
 }
 
 /// What a task of a test does.
@@ -56,10 +60,28 @@ impl Default for Script<'_> {
 }
 
 impl Home {
+    /// On the machine's engine.
     pub(crate) fn new() -> Self {
+        Self::make(None)
+    }
+
+    /// On the engine at `address`.
+    pub(crate) fn on(address: &str) -> Self {
+        Self::make(Some(address.to_owned()))
+    }
+
+    fn make(engine: Option<String>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder,
+            engine,
+            engine_is_gone: Cell::new(false),
         }
+    }
+
+    /// The engine has ended with everything on it; nothing can be asked of it any more.
+    pub(crate) fn forget_engine(&self) {
+        self.engine_is_gone.set(true);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -104,6 +126,9 @@ impl Home {
             .current_dir(self.folder.path())
             .env("SWE_FORGE_HOME", self.path("home"))
             .env("NO_COLOR", "1");
+        if let Some(engine) = &self.engine {
+            command.env("DOCKER_HOST", engine);
+        }
         command
     }
 
@@ -179,6 +204,9 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
+        if self.engine_is_gone.get() {
+            return;
+        }
         if !std::thread::panicking() {
             self.assert_nothing_left();
         } else {
