@@ -281,6 +281,9 @@ impl Connector for SocketConnector {
     }
 }
 
+/// The user of the bridge, `nobody` in most images; what counts is that no task runs as it.
+const BRIDGE_USER: &str = "65534:65534";
+
 /// Connects through an exec of `forge-init bridge`, whose streams the engine relays.
 pub(crate) struct RelayConnector {
     pub(crate) outside: Outside,
@@ -297,6 +300,8 @@ impl Connector for RelayConnector {
             // Without a terminal the output is framed, see `hijack`.
             tty: Some(false),
             cmd: Some(vec![INIT_PATH.to_owned(), "bridge".to_owned()]),
+            // Another user than the task's, which therefore can neither stop nor end the bridge.
+            user: Some(BRIDGE_USER.to_owned()),
             ..ExecConfig::default()
         };
         let container = self.outside.container();

@@ -12,6 +12,7 @@ use nix::libc::{SIGCONT, SIGTERM};
 
 use crate::cgroup::Incidents;
 use crate::connection::Closed;
+use crate::deadline::{Deadline, Due};
 use crate::input_buffer::InputBuffer;
 use crate::kernel::{ProcessEnd, send_signal};
 use crate::output_buffer::OutputBuffer;
@@ -37,7 +38,7 @@ pub(crate) struct Exec {
     output_bytes: u64,
     output_limit: u64,
     truncated: bool,
-    timing: Timing,
+    deadline: Deadline,
     /// Why PID 1 ended it, where it did.
     cause: Option<Ending>,
     signals: u64,
@@ -45,15 +46,6 @@ pub(crate) struct Exec {
     end: Option<(ProcessEnd, Duration)>,
     report: Option<Report>,
     reported: bool,
-}
-
-/// When an exec must be over.
-#[derive(Debug, Clone, Copy)]
-struct Timing {
-    deadline: Option<Instant>,
-    grace: Duration,
-    /// The deadline has passed; everything ends at this time.
-    kill_at: Option<Instant>,
 }
 
 /// What an exec needs from the main loop.
@@ -78,10 +70,6 @@ impl Exec {
         spawned: Spawned,
         incidents: Incidents,
     ) -> Self {
-        let timeout = Duration::from_millis(command.timeout_ms);
-        let deadline = (command.timeout_ms > 0)
-            .then(|| spawned.at.checked_add(timeout))
-            .flatten();
         Self {
             id,
             attached: true,
@@ -97,11 +85,7 @@ impl Exec {
             output_bytes: 0,
             output_limit: command.output_limit,
             truncated: false,
-            timing: Timing {
-                deadline,
-                grace: Duration::from_millis(command.grace_ms),
-                kill_at: None,
-            },
+            deadline: Deadline::new(spawned.at, command.timeout_ms, command.grace_ms),
             cause: None,
             signals: 0,
             not_started: None,
@@ -128,11 +112,7 @@ impl Exec {
             output_bytes: 0,
             output_limit: 0,
             truncated: false,
-            timing: Timing {
-                deadline: None,
-                grace: Duration::ZERO,
-                kill_at: None,
-            },
+            deadline: Deadline::NEVER,
             cause: None,
             signals: 0,
             not_started: Some(errno as i32),
@@ -165,7 +145,7 @@ impl Exec {
     /// When this exec needs attention next without anything happening to it.
     pub(crate) fn next_time(&self) -> Option<Instant> {
         self.live_pid()?;
-        self.timing.kill_at.or(self.timing.deadline)
+        self.deadline.next()
     }
 
     /// Learns whether the program was reached; gives what to tell the client.
@@ -344,22 +324,19 @@ impl Exec {
         if self.end.is_some() {
             return Need::Nothing;
         }
-        if self.timing.kill_at.is_none() && self.timing.deadline.is_some_and(|at| at <= now) {
+        let due = self.deadline.check(now);
+        if due != Due::Nothing {
             self.cause.get_or_insert(Ending::DeadlineExceeded);
-            self.timing.kill_at = Some(now + self.timing.grace);
-            if !self.timing.grace.is_zero() {
+        }
+        match due {
+            Due::Nothing => Need::Nothing,
+            Due::Ask => {
                 self.send(SIGTERM);
                 // A stopped process notices nothing else.
                 self.send(SIGCONT);
+                Need::Nothing
             }
-        }
-        match self.timing.kill_at {
-            Some(at) if at <= now => {
-                self.timing.kill_at = None;
-                self.timing.deadline = None;
-                Need::KillAll(Ending::DeadlineExceeded)
-            }
-            _ => Need::Nothing,
+            Due::Force => Need::KillAll(Ending::DeadlineExceeded),
         }
     }
 

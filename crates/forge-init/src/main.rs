@@ -14,6 +14,7 @@ mod bridge;
 mod cgroup;
 mod clients;
 mod connection;
+mod deadline;
 mod disk_watch;
 mod event_loop;
 mod exec;
