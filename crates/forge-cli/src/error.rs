@@ -8,6 +8,7 @@ use forge_engine::EngineError;
 use forge_engine::task::TaskLost;
 use forge_images::ImagesError;
 use forge_orchestrator::RunError;
+use forge_orchestrator::gc::SettleError;
 use forge_store::StoreError;
 use forge_task::Diagnostic;
 use serde::Serialize;
@@ -50,6 +51,9 @@ pub enum CliError {
     /// A run could not begin or be reported.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The record of runs that ended without a word could not be settled.
+    #[error(transparent)]
+    Settle(#[from] SettleError),
     /// A file of ours.
     #[error("could not {action} {}", escape::path(path))]
     File {

@@ -85,7 +85,7 @@ pub async fn settle_dead_runs(
                 store.object_removed(object.kind, &object.name, now).await?;
             }
         }
-        store.end_run(&run.id, None, now).await?;
+        store.end_run(&run.id, now).await?;
         settled += 1;
     }
     Ok(settled)

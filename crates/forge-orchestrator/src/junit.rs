@@ -16,7 +16,7 @@ pub fn write(report: &Report, out: impl Write) -> io::Result<()> {
     let mut writer = Writer::new_with_indent(out, b' ', 2);
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
     let totals = &report.totals;
-    let errors = totals.infrastructure + totals.cancelled;
+    let errors = report.tasks.iter().filter(|task| is_error(task)).count() as u64;
     let mut suite = BytesStart::new("testsuite");
     suite.push_attribute(("name", format!("swe-forge {}", report.run.kind).as_str()));
     suite.push_attribute(("tests", totals.attempts.to_string().as_str()));
@@ -62,11 +62,7 @@ fn case<W: Write>(writer: &mut Writer<W>, task: &TaskReport) -> io::Result<()> {
         return writer.write_event(Event::Empty(case));
     }
     writer.write_event(Event::Start(case))?;
-    // JUnit tells a test that failed from one that could not be run.
-    let element = match task.cause {
-        Some(Cause::Infrastructure | Cause::User) => "error",
-        _ => "failure",
-    };
+    let element = if is_error(task) { "error" } else { "failure" };
     let reason = task.reason.map_or("", |reason| reason.as_str());
     let mut detail = BytesStart::new(element);
     detail.push_attribute(("type", reason));
@@ -76,6 +72,11 @@ fn case<W: Write>(writer: &mut Writer<W>, task: &TaskReport) -> io::Result<()> {
     writer.write_event(Event::Text(BytesText::new(&message)))?;
     writer.write_event(Event::End(BytesEnd::new(element)))?;
     writer.write_event(Event::End(BytesEnd::new("testcase")))
+}
+
+/// JUnit tells a test that failed from one that could not be run.
+const fn is_error(task: &TaskReport) -> bool {
+    matches!(task.cause, Some(Cause::Infrastructure | Cause::User))
 }
 
 /// XML 1.0 has no way to hold most control characters (section 2.2, production 2).

@@ -12,7 +12,7 @@ use forge_core::{Attempt, Failure, Outcome, Reason, RunId, SandboxId, Task, Verd
 use forge_engine::task::{self, OwnedTask};
 use forge_engine::{Engine, EngineDescription, EngineError};
 use forge_plan::queue::{Action, Event, Job as JobNumber, Queue};
-use forge_plan::validation;
+use forge_plan::validation::{self, Trial};
 use forge_store::{NewAttempt, NewRun, RunKind, Store, StoreError};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -137,7 +137,7 @@ impl Orchestrator {
         report::write(&report, &layout)?;
         let cancelled = cancellation.is_cancelled();
         self.store
-            .end_run(&options.run, None, report.run.ended_at)
+            .end_run(&options.run, report.run.ended_at)
             .await?;
         Ok(RunSummary {
             report,
@@ -330,7 +330,7 @@ fn assemble(
 /// The verdict about each task of a validation, from the reports of its attempts.
 fn validations(tasks: &[TaskReport]) -> Vec<ValidationReport> {
     let mut order: Vec<&str> = Vec::new();
-    let mut by_task: HashMap<&str, (Vec<Outcome>, Vec<Outcome>)> = HashMap::new();
+    let mut by_task: HashMap<&str, (Vec<Trial>, Vec<Trial>)> = HashMap::new();
     for task in tasks {
         let (nop, oracle) = by_task.entry(&task.task_id).or_insert_with(|| {
             order.push(&task.task_id);
@@ -341,10 +341,11 @@ fn validations(tasks: &[TaskReport]) -> Vec<ValidationReport> {
         } else {
             oracle
         };
-        side.push(outcome(task));
+        side.push(trial(task));
     }
-    let label = |outcome: &Outcome| {
-        outcome
+    let label = |trial: &Trial| {
+        trial
+            .outcome
             .reason()
             .map_or("completed", |reason| reason.as_str())
             .to_owned()
@@ -365,14 +366,19 @@ fn validations(tasks: &[TaskReport]) -> Vec<ValidationReport> {
         .collect()
 }
 
-fn outcome(task: &TaskReport) -> Outcome {
-    match (task.state, task.deadline, task.reason) {
+fn trial(task: &TaskReport) -> Trial {
+    let last_phase = task.phases.last().map(|phase| phase.name);
+    let outcome = match (task.state, task.deadline, task.reason) {
         (StateName::Completed, ..) => Outcome::Completed,
         (StateName::Timeout, Some(deadline), _) => Outcome::Timeout(deadline),
         (_, _, reason) => Outcome::Failed(Failure::new(
             reason.unwrap_or(Reason::InternalError),
             task.message.clone(),
         )),
+    };
+    Trial {
+        outcome,
+        last_phase,
     }
 }
 

@@ -2,6 +2,10 @@
 
 use forge_core::{Deadline, Ending, ExitReport, Failure, Outcome, PhaseName, Reason};
 
+/// The signal for a file that grew past its limit, on every architecture of Linux but MIPS.
+const SIGXFSZ: i32 = 25;
+const SHELL_SIGXFSZ: i32 = 128 + SIGXFSZ;
+
 /// The outcome that the end of `phase` forces, or `None` when the attempt goes on.
 ///
 /// A phase that succeeded is never failed for an out-of-memory kill or a refused fork on the way:
@@ -47,6 +51,11 @@ pub fn judge(phase: PhaseName, report: &ExitReport) -> Option<Outcome> {
                 ended(&report.ending),
                 report.pids_refused
             ),
+        ),
+        // A shell reports a program that a signal ended as 128 and the signal's number.
+        Ending::Signalled(SIGXFSZ) | Ending::Exited(SHELL_SIGXFSZ) => Failure::new(
+            Reason::DiskFull,
+            format!("a file grew past the size of the workspace during {phase}"),
         ),
         Ending::Exited(code) => {
             let reason = match phase {
@@ -124,6 +133,8 @@ mod tests {
             ),
             (PhaseName::Solve, Ending::OutputLimit, Reason::OutputLimit),
             (PhaseName::Solve, Ending::DiskFull, Reason::DiskFull),
+            (PhaseName::Solve, Ending::Signalled(25), Reason::DiskFull),
+            (PhaseName::Solve, Ending::Exited(153), Reason::DiskFull),
             (
                 PhaseName::Solve,
                 Ending::NotStarted { errno: 2 },

@@ -1,6 +1,6 @@
 //! From the outcomes of `nop` and `oracle` attempts to the verdict about a task.
 
-use forge_core::{Cause, Outcome, Reason, Verdict};
+use forge_core::{Cause, Outcome, PhaseName, Verdict};
 
 /// What one attempt says about the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,35 +10,43 @@ enum Sign {
     Nothing,
 }
 
-fn sign(outcome: &Outcome) -> Sign {
-    match outcome {
-        Outcome::Completed => Sign::Passed,
-        Outcome::Timeout(_) => Sign::NotPassed,
-        Outcome::Failed(failure) => match (failure.cause(), failure.reason) {
-            (Cause::Task, Reason::SetupFailed) => Sign::Nothing,
-            (Cause::Task, _) => Sign::NotPassed,
-            (Cause::Infrastructure | Cause::User, _) => Sign::Nothing,
-        },
+/// One attempt of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The last phase that ran, if any did.
+    pub last_phase: Option<PhaseName>,
+}
+
+impl Trial {
+    /// What ended in setup, in whatever way, says nothing about the tests.
+    fn sign(&self) -> Sign {
+        match (self.outcome.cause(), self.last_phase) {
+            (None, _) => Sign::Passed,
+            (Some(Cause::Task), Some(PhaseName::Solve | PhaseName::Verify)) => Sign::NotPassed,
+            (Some(_), _) => Sign::Nothing,
+        }
     }
 }
 
 /// The verdict about a task and why, from every attempt of both agents.
 #[must_use]
-pub fn verdict(nop: &[Outcome], oracle: &[Outcome]) -> (Verdict, String) {
+pub fn verdict(nop: &[Trial], oracle: &[Trial]) -> (Verdict, String) {
     let no_verdict = nop
         .iter()
         .chain(oracle)
-        .find(|outcome| sign(outcome) == Sign::Nothing);
-    if let Some(outcome) = no_verdict {
-        return (Verdict::Broken, outcome.message());
+        .find(|trial| trial.sign() == Sign::Nothing);
+    if let Some(trial) = no_verdict {
+        return (Verdict::Broken, trial.outcome.message());
     }
     if nop.is_empty() || oracle.is_empty() {
         return (Verdict::Broken, "not every agent was run".to_owned());
     }
-    let passed = |outcomes: &[Outcome]| {
-        outcomes
+    let passed = |trials: &[Trial]| {
+        trials
             .iter()
-            .filter(|each| sign(each) == Sign::Passed)
+            .filter(|trial| trial.sign() == Sign::Passed)
             .count()
     };
     let (nop_passed, oracle_passed) = (passed(nop), passed(oracle));
@@ -56,14 +64,16 @@ pub fn verdict(nop: &[Outcome], oracle: &[Outcome]) -> (Verdict, String) {
         return (Verdict::Flaky, reason);
     }
     if oracle_passed == 0 {
-        return (Verdict::OracleFails, oracle[0].message());
+        return (Verdict::OracleFails, oracle[0].outcome.message());
     }
     if oracle_passed < oracle.len() {
-        let failed = oracle.iter().find(|each| sign(each) == Sign::NotPassed);
+        let failed = oracle.iter().find(|trial| trial.sign() == Sign::NotPassed);
         let reason = format!(
             "with the solution, {oracle_passed} of {} verifications pass: {}",
             oracle.len(),
-            failed.map(Outcome::message).unwrap_or_default()
+            failed
+                .map(|trial| trial.outcome.message())
+                .unwrap_or_default()
         );
         return (Verdict::Flaky, reason);
     }
@@ -77,22 +87,37 @@ pub fn verdict(nop: &[Outcome], oracle: &[Outcome]) -> (Verdict, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use forge_core::{Deadline, Failure};
+    use forge_core::{Deadline, Failure, Reason};
+
+    fn in_phase(outcome: Outcome, phase: PhaseName) -> Trial {
+        Trial {
+            outcome,
+            last_phase: Some(phase),
+        }
+    }
 
     fn failed(reason: Reason) -> Outcome {
         Outcome::Failed(Failure::new(reason, reason.as_str()))
     }
 
+    fn pass() -> Trial {
+        in_phase(Outcome::Completed, PhaseName::Verify)
+    }
+
+    fn fail() -> Trial {
+        in_phase(failed(Reason::TestsFailed), PhaseName::Verify)
+    }
+
     #[test]
     fn every_combination_gets_the_verdict_it_deserves() {
-        let passes = || vec![Outcome::Completed; 3];
-        let fails = || vec![failed(Reason::TestsFailed); 3];
-        let mixed = || {
-            vec![
-                Outcome::Completed,
-                failed(Reason::TestsFailed),
-                Outcome::Completed,
-            ]
+        let passes = || vec![pass(), pass(), pass()];
+        let fails = || vec![fail(), fail(), fail()];
+        let mixed = || vec![pass(), fail(), pass()];
+        let late = || {
+            vec![in_phase(
+                Outcome::Timeout(Deadline::Verify),
+                PhaseName::Verify,
+            )]
         };
         let cases = [
             (fails(), passes(), Verdict::Valid),
@@ -101,16 +126,8 @@ mod tests {
             (fails(), fails(), Verdict::OracleFails),
             (mixed(), passes(), Verdict::Flaky),
             (fails(), mixed(), Verdict::Flaky),
-            (
-                vec![Outcome::Timeout(Deadline::Verify)],
-                passes(),
-                Verdict::Valid,
-            ),
-            (
-                fails(),
-                vec![Outcome::Timeout(Deadline::Verify)],
-                Verdict::OracleFails,
-            ),
+            (late(), passes(), Verdict::Valid),
+            (fails(), late(), Verdict::OracleFails),
             (fails(), vec![], Verdict::Broken),
         ];
         for (nop, oracle, expected) in cases {
@@ -120,15 +137,23 @@ mod tests {
 
     #[test]
     fn an_accident_of_the_infrastructure_is_never_a_verdict() {
-        for reason in [
-            Reason::Lost,
-            Reason::EngineError,
-            Reason::Cancelled,
-            Reason::SetupFailed,
-        ] {
-            let nop = vec![failed(Reason::TestsFailed), failed(reason)];
-            let (found, why) = verdict(&nop, &[Outcome::Completed]);
+        for reason in [Reason::Lost, Reason::EngineError, Reason::Cancelled] {
+            let nop = [fail(), in_phase(failed(reason), PhaseName::Verify)];
+            let (found, why) = verdict(&nop, &[pass()]);
             assert_eq!((found, why.as_str()), (Verdict::Broken, reason.as_str()));
+        }
+    }
+
+    #[test]
+    fn whatever_ends_in_setup_says_nothing_about_the_tests() {
+        let setup = PhaseName::Setup;
+        for outcome in [
+            failed(Reason::SetupFailed),
+            failed(Reason::OutOfMemory),
+            Outcome::Timeout(Deadline::Setup),
+        ] {
+            let nop = [in_phase(outcome, setup)];
+            assert_eq!(verdict(&nop, &[pass()]).0, Verdict::Broken);
         }
     }
 }

@@ -22,8 +22,7 @@ CREATE TABLE runs (
     holder         TEXT NOT NULL,
     arguments      TEXT NOT NULL,
     engine         TEXT NOT NULL,
-    engine_version TEXT NOT NULL,
-    exit_status    INTEGER
+    engine_version TEXT NOT NULL
 ) STRICT;
 
 CREATE INDEX runs_by_created_at ON runs (created_at);

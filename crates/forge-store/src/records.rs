@@ -85,8 +85,6 @@ pub struct RunRecord {
     pub engine: String,
     /// Version of the engine.
     pub engine_version: String,
-    /// What its process exited with, where that is known.
-    pub exit_status: Option<i32>,
 }
 
 /// A run that was removed from the record.

@@ -25,21 +25,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such run.
-    pub async fn end_run(
-        &self,
-        run: &RunId,
-        exit_status: Option<i32>,
-        at: Timestamp,
-    ) -> Result<bool, StoreError> {
+    pub async fn end_run(&self, run: &RunId, at: Timestamp) -> Result<bool, StoreError> {
         let run = *run;
         self.write("record the end of a run", move |transaction| {
             let id = row_id(transaction, &run)?;
             let changed = transaction
-                .prepare_cached(
-                    "UPDATE runs SET ended_at = ?2, exit_status = ?3 \
-                     WHERE id = ?1 AND ended_at IS NULL",
-                )?
-                .execute((id, values::instant(at)?, exit_status))?;
+                .prepare_cached("UPDATE runs SET ended_at = ?2 WHERE id = ?1 AND ended_at IS NULL")?
+                .execute((id, values::instant(at)?))?;
             Ok(changed > 0)
         })
         .await
@@ -134,7 +126,6 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         arguments: row.get::<_, Json<_>>("arguments")?.0,
         engine: row.get("engine")?,
         engine_version: row.get("engine_version")?,
-        exit_status: row.get("exit_status")?,
     })
 }
 

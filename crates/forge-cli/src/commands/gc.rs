@@ -26,6 +26,9 @@ pub(super) async fn carry_out(
         now: Timestamp::now(),
     };
     let report = gc::collect(&*engine, store.owner(), options).await?;
+    if !options.dry_run {
+        gc::settle_dead_runs(&*engine, &store, options.now).await?;
+    }
     let printer = &session.printer;
     match arguments.output.format {
         Format::Json => printer.json(&report)?,

@@ -114,10 +114,9 @@ impl Attempt<'_> {
 
     /// Puts the author's tests in the place of whatever stands there.
     pub(super) async fn replace_tests(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
-        sandbox
-            .remove(TESTS)
-            .await
-            .map_err(|error| engine_failure(&error))?;
+        if let Err(error) = sandbox.remove(TESTS).await {
+            return Err(self.lost(sandbox, &error).await);
+        }
         let members = self.task().tests.iter();
         let members = members
             .map(|tests| Member {
@@ -163,7 +162,10 @@ impl Attempt<'_> {
                     message,
                 )))
             }
-            Ok(_) => sent.map(|_| ()).map_err(|error| engine_failure(&error)),
+            Ok(_) => match sent {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.lost(sandbox, &error).await),
+            },
         }
     }
 

@@ -49,8 +49,9 @@ impl Attempt<'_> {
         if self.job.agent == Agent::Oracle {
             // Verification must not find the reference solution lying about.
             self.kill(sandbox).await?;
-            let removed = sandbox.remove(SOLUTION).await;
-            removed.map_err(|error| Outcome::Failed(failure::from_engine(&error)))?;
+            if let Err(error) = sandbox.remove(SOLUTION).await {
+                return Err(self.lost(sandbox, &error).await);
+            }
         }
         Ok(())
     }
@@ -146,7 +147,7 @@ impl Attempt<'_> {
     }
 
     /// The outcome when contact with the sandbox is lost: it may have reached the end of its life.
-    async fn lost(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
+    pub(super) async fn lost(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
         if !phase::is_contact_lost(error) {
             return Outcome::Failed(failure::from_engine(error));
         }

@@ -174,7 +174,7 @@ async fn a_writer_thread_that_died_is_told_and_reading_goes_on() {
         matches!(died, Err(StoreError::ThreadGone { .. })),
         "{died:?}"
     );
-    let write = store.end_run(&run_id(1), None, at(1)).await;
+    let write = store.end_run(&run_id(1), at(1)).await;
     assert!(
         matches!(write, Err(StoreError::ThreadGone { .. })),
         "{write:?}"
@@ -193,7 +193,7 @@ async fn a_closed_record_refuses_and_closes_again_without_complaint() {
     let (store, id) = with_attempt(&home).await;
     let clone = store.clone();
     store.close().await.unwrap();
-    let write = clone.end_run(&run_id(1), None, at(1)).await;
+    let write = clone.end_run(&run_id(1), at(1)).await;
     assert!(matches!(write, Err(StoreError::Closed { .. })), "{write:?}");
     let read = clone.attempt(&id).await;
     assert!(matches!(read, Err(StoreError::Closed { .. })), "{read:?}");

@@ -28,7 +28,7 @@ async fn runs_of_all_ages(home: &Home) -> Store {
             store.object_removed(kind, &name, at(2)).await.unwrap();
         }
         if let Some(end) = end {
-            store.end_run(&run_id(run), Some(0), at(end)).await.unwrap();
+            store.end_run(&run_id(run), at(end)).await.unwrap();
         }
     }
     store
