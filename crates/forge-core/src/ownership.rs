@@ -88,7 +88,7 @@ pub struct Ownership {
     pub created_at: Timestamp,
     /// When anyone may remove it.
     pub expires_at: Timestamp,
-    /// The orchestrator process that holds it, as `<pid>@<start>`; opaque to engines.
+    /// The orchestrator process that holds it; opaque to engines.
     pub holder: String,
 }
 

@@ -7,7 +7,6 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-use forge_engine::channel::Download;
 use forge_engine::{EngineError, Sandbox};
 use forge_wire::message::TransferLimits;
 use tokio::io::AsyncWriteExt;
@@ -35,6 +34,8 @@ pub(crate) struct Collected {
     pub kept: Vec<Kept>,
     /// What was left out, for a person.
     pub notes: Vec<String>,
+    /// Entries of the stream, kept or not.
+    entries: u64,
 }
 
 /// Why nothing, or not everything, was collected.
@@ -48,48 +49,70 @@ pub(crate) enum CollectError {
     Interrupted,
 }
 
-/// Copies `source` of the sandbox below `target`.
+/// Copies `source` of the sandbox to `target`. What was stored before an error is given as well.
 pub(crate) async fn collect(
     sandbox: &dyn Sandbox,
     source: &str,
     target: &Path,
-) -> Result<Collected, CollectError> {
+) -> (Collected, Result<(), CollectError>) {
     let limits = TransferLimits {
         bytes: MAX_BYTES,
         entries: MAX_ENTRIES,
     };
-    let mut download = sandbox.get(source, limits).await?;
+    let mut download = match sandbox.get(source, limits).await {
+        Ok(download) => download,
+        Err(error) => return (Collected::default(), Err(error.into())),
+    };
     let (mut writer, reader) = tokio::io::duplex(1024 * 1024);
-    let target = target.to_owned();
+    let folder = target.to_owned();
     let bridge = SyncIoBridge::new(reader);
-    let storing = tokio::task::spawn_blocking(move || store(bridge, &target));
+    let storing = tokio::task::spawn_blocking(move || {
+        let mut collected = Collected::default();
+        let stored = store(bridge, &folder, &mut collected)
+            .and_then(|()| lift_single_file(&folder, &mut collected));
+        (collected, stored)
+    });
     let feeding = async {
         while let Some(piece) = download.next().await {
             if writer.write_all(&piece).await.is_err() {
-                break;
+                // Storing failed and says why; dropping the download ends the transfer.
+                return Ok(());
             }
         }
         drop(writer);
-        finish(download).await
+        download.finish().await.map(|_| ())
     };
     let (fed, stored) = tokio::join!(feeding, storing);
-    let collected = stored
-        .map_err(|_| CollectError::Interrupted)?
-        .map_err(CollectError::Store);
-    // The sandbox's own error explains a stream that broke off better than the broken stream.
-    fed?;
-    collected
+    match (fed, stored) {
+        (_, Err(_)) => (Collected::default(), Err(CollectError::Interrupted)),
+        // The sandbox's own error explains a stream that broke off better than the broken stream.
+        (Err(error), Ok((collected, _))) => (collected, Err(error.into())),
+        (Ok(()), Ok((collected, stored))) => (collected, stored.map_err(CollectError::Store)),
+    }
 }
 
-async fn finish(download: Download) -> Result<(), EngineError> {
-    download.finish().await.map(|_| ())
+/// A file arrives as one entry with its own name; it is kept in the place of its folder.
+fn lift_single_file(target: &Path, collected: &mut Collected) -> io::Result<()> {
+    let [kept] = collected.kept.as_mut_slice() else {
+        return Ok(());
+    };
+    if collected.entries != 1 || target.file_name() != Some(kept.path.as_os_str()) {
+        return Ok(());
+    }
+    let aside = target.with_extension("partial");
+    fs::rename(&kept.stored, &aside)?;
+    fs::remove_dir(target)?;
+    fs::rename(&aside, target)?;
+    kept.path = PathBuf::new();
+    target.clone_into(&mut kept.stored);
+    Ok(())
 }
 
-fn store(stream: impl Read, target: &Path) -> io::Result<Collected> {
-    let mut collected = Collected::default();
+fn store(stream: impl Read, target: &Path, collected: &mut Collected) -> io::Result<()> {
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(256 * 1024, stream));
     for entry in archive.entries()? {
         let mut entry = entry?;
+        collected.entries += 1;
         let path = entry.path()?.into_owned();
         let kind = entry.header().entry_type();
         let Some(relative) = inside(&path) else {
@@ -117,7 +140,7 @@ fn store(stream: impl Read, target: &Path) -> io::Result<Collected> {
     }
     // The rest of the stream is padding; reading it lets the sender finish.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
-    Ok(collected)
+    Ok(())
 }
 
 fn store_file<R: Read>(entry: &mut tar::Entry<'_, R>, stored: &Path) -> io::Result<u64> {
@@ -134,6 +157,9 @@ fn store_file<R: Read>(entry: &mut tar::Entry<'_, R>, stored: &Path) -> io::Resu
         Err(error) => return Err(error),
     };
     let size = io::copy(entry, &mut file)?;
+    if size != entry.size() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     file.flush()?;
     Ok(size)
 }
@@ -197,7 +223,8 @@ mod tests {
             ("good/result.txt", file, b"second"),
             ("pipe", tar::EntryType::Fifo, b""),
         ]);
-        let collected = store(bytes.as_slice(), &target).unwrap();
+        let mut collected = Collected::default();
+        store(bytes.as_slice(), &target, &mut collected).unwrap();
         let kept: Vec<_> = collected.kept.iter().map(|kept| show(&kept.path)).collect();
         assert_eq!(
             kept,
@@ -207,6 +234,30 @@ mod tests {
         assert!(fs::symlink_metadata(target.join("link")).unwrap().is_dir());
         assert_eq!(collected.notes.len(), 5);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_by_name_is_kept_under_that_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("src/y");
+        let bytes = archive(&[("y", tar::EntryType::Regular, b"why")]);
+        let mut collected = Collected::default();
+        store(bytes.as_slice(), &target, &mut collected).unwrap();
+        lift_single_file(&target, &mut collected).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"why");
+        assert_eq!(collected.kept[0].path, Path::new(""));
+        assert_eq!(fs::read_dir(folder.path().join("src")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_stored_before_a_stream_broke_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = tar::EntryType::Regular;
+        let bytes = archive(&[("a", file, b"first"), ("b", file, &[0; 4096])]);
+        let mut collected = Collected::default();
+        let cut = &bytes[..2048];
+        store(cut, folder.path(), &mut collected).unwrap_err();
+        assert_eq!(collected.kept.len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Garbage collection: removes what orchestrators that are gone left on an engine.
 
 use forge_core::ownership::keys;
-use forge_core::{Failure, OwnerId, Reason, Transition};
+use forge_core::{Failure, OwnerId, Reason, RunId, Transition};
 use forge_engine::{Engine, EngineError, FoundObject, ObjectKind};
 use forge_plan::reaper::{self, Facts, Ground, Holder};
 use forge_store::{AttemptFilter, AttemptRecord, Store, StoreError};
@@ -64,29 +64,35 @@ pub async fn settle_dead_runs(
     now: Timestamp,
 ) -> Result<usize, SettleError> {
     let objects = engine.list(Some(store.owner())).await?;
+    let is_clean = |run: &RunId| {
+        let id = run.to_string();
+        !objects
+            .iter()
+            .any(|object| object.label(keys::RUN) == Some(id.as_str()))
+    };
     let mut settled = 0;
     for run in store.unfinished_runs().await? {
         if holder::look_up(&run.holder) != Holder::Dead {
             continue;
         }
-        let id = run.id.to_string();
-        let clean = !objects
-            .iter()
-            .any(|object| object.label(keys::RUN) == Some(id.as_str()));
         let filter = AttemptFilter {
             run: Some(run.id),
             ..AttemptFilter::default()
         };
         for attempt in store.attempts(&filter).await? {
-            settle_attempt(store, &attempt, clean, now).await?;
-        }
-        if clean {
-            for object in store.unremoved_objects(Some(&run.id)).await? {
-                store.object_removed(object.kind, &object.name, now).await?;
-            }
+            settle_attempt(store, &attempt, is_clean(&run.id), now).await?;
         }
         store.end_run(&run.id, now).await?;
         settled += 1;
+    }
+    // Also what a run that ended well kept for inspection, once it is gone.
+    for object in store.unremoved_objects(None).await? {
+        let attempt = store.attempt(&object.attempt).await?;
+        let ended = store.run(&attempt.run).await?.ended_at.is_some();
+        if ended && is_clean(&attempt.run) {
+            settle_attempt(store, &attempt, true, now).await?;
+            store.object_removed(object.kind, &object.name, now).await?;
+        }
     }
     Ok(settled)
 }

@@ -1,7 +1,8 @@
 //! The name of an orchestrator process on labels, and whether a named process still runs.
 //!
-//! `<machine>:<boot>:<pid>:<start>`: machine and boot are shortened ids of the operating system,
-//! start is the process's start in clock ticks since boot, so that a reused process id is not
+//! `<machine>:<boot>:<namespace>:<pid>:<start>`: machine and boot are shortened ids of the operating
+//! system; the namespace is that of process ids, since a process cannot be looked up from another
+//! one; start is the process's start in clock ticks since boot, so that a reused process id is not
 //! taken for the holder.
 
 use std::fs;
@@ -16,19 +17,16 @@ const ABSENT: &str = "unknown";
 #[must_use]
 pub fn this_process() -> String {
     let pid = std::process::id();
-    format!(
-        "{}:{}:{pid}:{}",
-        machine(),
-        boot(),
-        start_ticks(pid).unwrap_or_default()
-    )
+    let start = start_ticks(pid).unwrap_or_default();
+    format!("{}:{}:{}:{pid}:{start}", machine(), boot(), namespace())
 }
 
 /// What became of the process that `name` names.
 #[must_use]
 pub fn look_up(name: &str) -> Holder {
     let mut parts = name.split(':');
-    let (Some(their_machine), Some(their_boot), Some(pid), Some(start), None) = (
+    let (Some(their_machine), Some(their_boot), Some(their_space), Some(pid), Some(start), None) = (
+        parts.next(),
         parts.next(),
         parts.next(),
         parts.next(),
@@ -41,6 +39,9 @@ pub fn look_up(name: &str) -> Holder {
         return Holder::Unknown;
     };
     if their_machine != machine() || their_machine == ABSENT || their_boot == ABSENT {
+        return Holder::Unknown;
+    }
+    if their_boot == boot() && their_space != namespace() {
         return Holder::Unknown;
     }
     if their_boot == boot() && start_ticks(pid) == Some(start) {
@@ -64,6 +65,17 @@ fn machine() -> String {
 
 fn boot() -> String {
     short(fs::read_to_string(BOOT_FILE).ok().as_deref())
+}
+
+fn namespace() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").ok();
+    let link = link.map(|link| link.display().to_string());
+    let digits = link.map(|link| {
+        link.chars()
+            .filter(char::is_ascii_digit)
+            .collect::<String>()
+    });
+    short(digits.as_deref())
 }
 
 fn short(text: Option<&str>) -> String {

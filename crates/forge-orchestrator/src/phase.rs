@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use forge_core::exec::DEFAULT_GRACE;
 use forge_core::sandbox::WORKSPACE;
-use forge_core::{CommandLine, ExecRequest, ExitReport, Failure, Limits, Outcome, Reason};
+use forge_core::{
+    CommandLine, Deadline, ExecRequest, ExitReport, Failure, Limits, Outcome, Reason,
+};
 use forge_engine::{EngineError, EngineErrorKind, Operation, Sandbox};
 use futures::FutureExt;
 use tokio::fs::File;
@@ -37,20 +39,20 @@ pub(crate) enum PhaseEnd {
     Stuck,
     /// Contact was lost.
     Lost(EngineError),
+    /// Its log could not be written.
+    LogFailed(std::io::Error),
 }
 
 /// Runs a phase's command to its end.
-///
-/// # Errors
-/// The outcome of the attempt when the log cannot be written.
 pub(crate) async fn run(
     sandbox: &dyn Sandbox,
     phase: PhaseCommand<'_>,
     cancellation: &Cancellation,
-) -> Result<PhaseEnd, Outcome> {
-    let mut log = create_log(phase.log)
-        .await
-        .map_err(|error| log_failure(phase.log, &error))?;
+) -> PhaseEnd {
+    let mut log = match create_log(phase.log).await {
+        Ok(log) => log,
+        Err(error) => return PhaseEnd::LogFailed(error),
+    };
     let request = ExecRequest {
         argv: phase.command.argv(),
         env: phase.env,
@@ -61,42 +63,47 @@ pub(crate) async fn run(
         output_limit: phase.limits.output_bytes,
     };
     let overdue = tokio::time::sleep(phase.timeout + DEFAULT_GRACE + OVERDUE);
-    let running = async {
-        let mut exec = match sandbox.exec(request).await {
-            Ok(exec) => exec,
-            Err(error) => return Ok(PhaseEnd::Lost(error)),
-        };
-        loop {
-            let chunk = match exec.output.next().now_or_never() {
-                Some(chunk) => chunk,
-                None => {
-                    // Somebody may follow the log: before more is awaited, all there is is in it.
-                    let flushed = log.flush().await;
-                    flushed.map_err(|error| log_failure(phase.log, &error))?;
-                    exec.output.next().await
-                }
-            };
-            let Some(chunk) = chunk else { break };
-            let written = log.write_all(&chunk.bytes).await;
-            written.map_err(|error| log_failure(phase.log, &error))?;
-        }
-        log.flush()
-            .await
-            .map_err(|error| log_failure(phase.log, &error))?;
-        Ok(match exec.exit.await {
-            Ok(report) => PhaseEnd::Reported(report),
-            Err(error) => PhaseEnd::Lost(error),
-        })
-    };
     let end = tokio::select! {
-        end = running => end?,
+        end = follow(sandbox, request, &mut log) => end,
         () = cancellation.cancelled() => PhaseEnd::Cancelled,
         () = overdue => PhaseEnd::Stuck,
     };
-    log.flush()
-        .await
-        .map_err(|error| log_failure(phase.log, &error))?;
-    Ok(end)
+    match log.flush().await {
+        Err(error) => PhaseEnd::LogFailed(error),
+        Ok(()) => end,
+    }
+}
+
+/// Starts the command and writes its output down until it ends.
+async fn follow(
+    sandbox: &dyn Sandbox,
+    request: ExecRequest,
+    log: &mut BufWriter<File>,
+) -> PhaseEnd {
+    let mut exec = match sandbox.exec(request).await {
+        Ok(exec) => exec,
+        Err(error) => return PhaseEnd::Lost(error),
+    };
+    loop {
+        let chunk = match exec.output.next().now_or_never() {
+            Some(chunk) => chunk,
+            None => {
+                // Somebody may follow the log: before more is awaited, all there is is in it.
+                if let Err(error) = log.flush().await {
+                    return PhaseEnd::LogFailed(error);
+                }
+                exec.output.next().await
+            }
+        };
+        let Some(chunk) = chunk else { break };
+        if let Err(error) = log.write_all(&chunk.bytes).await {
+            return PhaseEnd::LogFailed(error);
+        }
+    }
+    match exec.exit.await {
+        Ok(report) => PhaseEnd::Reported(report),
+        Err(error) => PhaseEnd::Lost(error),
+    }
 }
 
 async fn create_log(path: &Path) -> std::io::Result<BufWriter<File>> {
@@ -109,7 +116,8 @@ async fn create_log(path: &Path) -> std::io::Result<BufWriter<File>> {
     ))
 }
 
-fn log_failure(path: &Path, error: &std::io::Error) -> Outcome {
+/// The outcome of an attempt whose log could not be written.
+pub(crate) fn log_failure(path: &Path, error: &std::io::Error) -> Outcome {
     let message = format!("the log {} could not be written: {error}", path.display());
     Outcome::Failed(Failure::new(Reason::InternalError, message))
 }
@@ -122,12 +130,16 @@ pub(crate) const fn is_contact_lost(error: &EngineError) -> bool {
     )
 }
 
-/// What a lost contact means, asked of the engine itself: it may be gone, or only the sandbox.
+/// What PID 1 of a sandbox exits with when its life time has passed.
+const LIFETIME_PASSED: i64 = 124;
+
+/// What a lost contact means, asked of the engine itself: it may be gone, or only the sandbox, or
+/// the sandbox reached the end of its life.
 pub(crate) async fn explain_loss(
     engine: &dyn forge_engine::Engine,
     sandbox: &dyn Sandbox,
     error: &EngineError,
-) -> Failure {
+) -> Outcome {
     let described = tokio::time::timeout(Duration::from_secs(5), engine.describe()).await;
     let unreachable = match described {
         Ok(Ok(_)) => None,
@@ -136,9 +148,15 @@ pub(crate) async fn explain_loss(
     };
     if let Some(why) = unreachable {
         let message = format!("the engine went away while the task ran: {why}");
-        return Failure::new(Reason::EngineUnavailable, message);
+        return Outcome::Failed(Failure::new(Reason::EngineUnavailable, message));
     }
-    match sandbox.condition().await {
+    Outcome::Failed(match sandbox.condition().await {
+        Ok(forge_engine::Condition::Ended {
+            code: LIFETIME_PASSED,
+            ..
+        }) => {
+            return Outcome::Timeout(Deadline::Lifetime);
+        }
         Ok(forge_engine::Condition::Ended {
             code,
             out_of_memory,
@@ -156,7 +174,7 @@ pub(crate) async fn explain_loss(
             Failure::new(Reason::Lost, "the sandbox was removed by somebody else")
         }
         Ok(forge_engine::Condition::Running) | Err(_) => failure::from_engine(error),
-    }
+    })
 }
 
 /// The error for a sandbox that does not end an overdue command.

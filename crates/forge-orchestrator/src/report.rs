@@ -66,11 +66,17 @@ fn replace(
             fs::create_dir_all(folder)?;
         }
         let partial = path.with_extension("partial");
-        let mut out = BufWriter::new(fs::File::create(&partial)?);
-        write(&mut out)?;
-        out.flush()?;
-        drop(out);
-        fs::rename(&partial, path)
+        let written = fs::File::create(&partial).and_then(|file| {
+            let mut out = BufWriter::new(file);
+            write(&mut out)?;
+            out.flush()?;
+            fs::rename(&partial, path)
+        });
+        if written.is_err() {
+            // The first error is the one to report; what cannot be removed either stays.
+            fs::remove_file(&partial).ok();
+        }
+        written
     };
     attempt().map_err(|source| ReportError {
         path: path.to_owned(),

@@ -66,9 +66,11 @@ pub struct RunSummary {
     pub layout: RunLayout,
     /// Whether the run was cancelled.
     pub cancelled: bool,
+    /// Why the report is not where it should be.
+    pub unwritten: Option<ReportError>,
 }
 
-/// Why a run could not begin or could not be reported.
+/// Why a run could not begin or could not be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The engine cannot be used.
@@ -77,9 +79,6 @@ pub enum RunError {
     /// The record cannot be written.
     #[error("the run could not be recorded")]
     Store(#[from] StoreError),
-    /// The report cannot be written.
-    #[error("the run's report could not be written")]
-    Report(#[from] ReportError),
 }
 
 /// Drives runs on one engine with one record.
@@ -134,7 +133,7 @@ impl Orchestrator {
         });
         let attempts = attempts(&context, Arc::new(jobs), options.concurrency).await;
         let report = assemble(&options, &engine, started_at, attempts);
-        report::write(&report, &layout)?;
+        let unwritten = report::write(&report, &layout).err();
         let cancelled = cancellation.is_cancelled();
         self.store
             .end_run(&options.run, report.run.ended_at)
@@ -143,6 +142,7 @@ impl Orchestrator {
             report,
             layout,
             cancelled,
+            unwritten,
         })
     }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Introduction};
 use super::driver::{Driver, Order, Question};
-use super::streams::{Download, OutputReceiver, Remote};
+use super::streams::{Download, DownloadEnd, OutputReceiver, Remote, STALL_PATIENCE};
 use super::{ConnectError, Connector};
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::sandbox::RunningExec;
@@ -25,6 +25,9 @@ use crate::task::{self, OwnedTask};
 
 /// How long a broken channel is re-made before its sandbox counts as lost.
 pub const RECONNECT_BUDGET: Duration = Duration::from_secs(15);
+
+/// How long an answer may take; removing a large tree takes longest.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which sandbox, and the secret that proves we own it.
 #[derive(Debug, Clone)]
@@ -197,13 +200,15 @@ impl ChannelClient {
                 break;
             }
             let end = sent + piece.len() as u64;
-            if taken
-                .wait_for(|taken| end.saturating_sub(*taken) <= WINDOW)
-                .await
-                .is_err()
-            {
+            let room = taken.wait_for(|taken| end.saturating_sub(*taken) <= WINDOW);
+            match tokio::time::timeout(STALL_PATIENCE, room).await {
+                Ok(Ok(_)) => {}
                 // The transfer ended early; `outcome` says why.
-                break;
+                Ok(Err(_)) => break,
+                Err(_) => {
+                    self.order(Operation::Put, Order::TransferCancel { transfer })?;
+                    return Err(silent(Operation::Put, &self.id));
+                }
             }
             let bytes = Bytes::from(piece);
             self.order(
@@ -217,9 +222,11 @@ impl ChannelClient {
             sent = end;
         }
         self.order(Operation::Put, Order::PutEnd { transfer })?;
-        outcome
-            .await
-            .unwrap_or_else(|_| Err(closed(Operation::Put, &self.id)))
+        match tokio::time::timeout(ANSWER_PATIENCE, outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(closed(Operation::Put, &self.id)),
+            Err(_) => Err(silent(Operation::Put, &self.id)),
+        }
     }
 
     /// Packs a path as a tar stream.
@@ -248,7 +255,7 @@ impl ChannelClient {
             done: outcome,
             taken: 0,
             acknowledged: 0,
-            finished: false,
+            end: DownloadEnd::Open,
         })
     }
 
@@ -263,9 +270,11 @@ impl ChannelClient {
                 answer,
             },
         )?;
-        answered
-            .await
-            .unwrap_or_else(|_| Err(closed(operation, &self.id)))
+        match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(closed(operation, &self.id)),
+            Err(_) => Err(silent(operation, &self.id)),
+        }
     }
 
     fn corrupt(&self, operation: Operation, message: impl Into<String>) -> EngineError {
@@ -334,6 +343,11 @@ impl ChannelClient {
     }
 }
 
+fn silent(operation: Operation, id: &SandboxId) -> EngineError {
+    let message = "the sandbox does not answer";
+    EngineError::new(EngineErrorKind::Lost, operation, id.as_str(), message)
+}
+
 pub(super) fn closed(operation: Operation, id: &SandboxId) -> EngineError {
     EngineError::new(
         EngineErrorKind::Lost,
@@ -355,17 +369,16 @@ pub(super) async fn establish(
     let mut pause = Duration::from_micros(500);
     loop {
         let introduction = claim.map_or(Introduction::Prove, Introduction::Claim);
-        let failure = match connector.connect().await {
-            Ok(stream) => {
-                let opening =
-                    Connection::open(stream, &identity.secret, fresh_nonce(), introduction);
-                match tokio::time::timeout_at(deadline, opening).await {
-                    Ok(Ok(opened)) => return Ok(opened),
-                    Ok(Err(error)) => ConnectError::Handshake(error),
-                    Err(_) => ConnectError::Silent,
-                }
-            }
-            Err(error) => ConnectError::Connector(error),
+        let opening = async {
+            let stream = connector.connect().await.map_err(ConnectError::Connector)?;
+            Connection::open(stream, &identity.secret, fresh_nonce(), introduction)
+                .await
+                .map_err(ConnectError::Handshake)
+        };
+        let failure = match tokio::time::timeout_at(deadline, opening).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(failure)) => failure,
+            Err(_) => ConnectError::Silent,
         };
         if failure.is_final() || Instant::now() + pause >= deadline {
             return Err(failure.into_engine_error(&identity.id));

@@ -67,6 +67,8 @@ pub(super) struct Connection {
 }
 
 const READ_SIZE: usize = 256 * 1024;
+/// Bytes already written that may stay in front of the queue.
+const COMPACT_ABOVE: usize = 1024 * 1024;
 
 impl Connection {
     /// Shakes hands over a fresh stream.
@@ -193,6 +195,9 @@ impl Connection {
         self.written += length;
         if self.written == self.outbox.len() {
             self.outbox.clear();
+            self.written = 0;
+        } else if self.written >= COMPACT_ABOVE {
+            self.outbox.drain(..self.written);
             self.written = 0;
         }
     }

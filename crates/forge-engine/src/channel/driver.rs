@@ -1,6 +1,6 @@
 //! The driver: sole owner of a channel's connection and of what is under way on it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -112,8 +112,24 @@ struct ExecState {
     output: mpsc::UnboundedSender<OutputChunk>,
     exit: Answer<Report>,
     stdin_taken: watch::Sender<u64>,
+    /// Input that the program has not taken yet, to be sent again after a broken connection.
+    stdin: VecDeque<(u64, Bytes)>,
+    stdin_ended: bool,
     received: u64,
     acknowledged: u64,
+}
+
+impl ExecState {
+    /// Sends the input again that the program has not taken; the sandbox leaves out what it knows.
+    fn send_input(&self, exec: u64, connection: &mut Connection) -> Result<(), ConnectionError> {
+        for (offset, bytes) in &self.stdin {
+            connection.send_data(exec, Lane::Stdin, *offset, bytes);
+        }
+        if self.stdin_ended {
+            connection.send(&Request::StdinEnd { exec })?;
+        }
+        Ok(())
+    }
 }
 
 enum TransferState {
@@ -241,6 +257,8 @@ impl Driver {
                     output,
                     exit,
                     stdin_taken,
+                    stdin: VecDeque::new(),
+                    stdin_ended: false,
                     received: 0,
                     acknowledged: 0,
                 };
@@ -251,7 +269,7 @@ impl Driver {
                 let Some(state) = self.execs.get_mut(&exec) else {
                     return Ok(());
                 };
-                state.acknowledged = offset;
+                state.acknowledged = state.acknowledged.max(offset);
                 connection.send(&Request::OutputTaken { exec, offset })
             }
             Order::Stdin {
@@ -259,12 +277,18 @@ impl Driver {
                 offset,
                 bytes,
             } => {
-                if self.execs.contains_key(&exec) {
+                if let Some(state) = self.execs.get_mut(&exec) {
                     connection.send_data(exec, Lane::Stdin, offset, &bytes);
+                    state.stdin.push_back((offset, bytes));
                 }
                 Ok(())
             }
-            Order::StdinEnd { exec } => connection.send(&Request::StdinEnd { exec }),
+            Order::StdinEnd { exec } => {
+                if let Some(state) = self.execs.get_mut(&exec) {
+                    state.stdin_ended = true;
+                }
+                connection.send(&Request::StdinEnd { exec })
+            }
             Order::Signal { exec, signal } => connection.send(&Request::Signal { exec, signal }),
             Order::Ask {
                 request,
@@ -451,7 +475,10 @@ impl Driver {
             }
             Event::UnknownExec { exec } => self.unknown_exec(connection, exec),
             Event::StdinTaken { exec, offset } => {
-                if let Some(state) = self.execs.get(&exec) {
+                if let Some(state) = self.execs.get_mut(&exec) {
+                    state
+                        .stdin
+                        .retain(|(start, bytes)| start + bytes.len() as u64 > offset);
                     state.stdin_taken.send_replace(offset);
                 }
                 Ok(())
@@ -499,14 +526,17 @@ impl Driver {
     ) -> Result<(), ConnectionError> {
         match self.execs.get(&exec) {
             None => return Ok(()),
-            Some(ExecState {
-                unconfirmed: Some(command),
-                ..
-            }) => {
-                return connection.send(&Request::Exec {
+            Some(
+                state @ ExecState {
+                    unconfirmed: Some(command),
+                    ..
+                },
+            ) => {
+                connection.send(&Request::Exec {
                     exec,
                     command: command.clone(),
-                });
+                })?;
+                return state.send_input(exec, connection);
             }
             Some(_) => {}
         }
@@ -541,17 +571,20 @@ impl Driver {
         let transfers: Vec<u64> = self.transfers.keys().copied().collect();
         for transfer in transfers {
             let message = "the connection broke during the transfer".to_owned();
-            self.end_transfer(transfer, Err((EngineErrorKind::Unavailable, message)));
+            self.end_transfer(transfer, Err((EngineErrorKind::Lost, message)));
         }
     }
 
     /// On a new connection: resume every command, ask every open question again.
     fn reintroduce(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
-        for (&exec, state) in &self.execs {
+        for (&exec, state) in &mut self.execs {
+            // Resuming tells the sandbox what has arrived; it may send a window more from there.
+            state.acknowledged = state.received;
             connection.send(&Request::Resume {
                 exec,
                 offset: state.received,
             })?;
+            state.send_input(exec, connection)?;
         }
         for (&request, (question, _)) in &self.questions {
             connection.send(&question.request(request))?;

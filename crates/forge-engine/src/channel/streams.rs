@@ -1,5 +1,7 @@
 //! What callers hold of a running command or a transfer: output, input, downloads.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use forge_wire::WINDOW;
 use forge_wire::frame::MAX_DATA;
@@ -12,6 +14,9 @@ use crate::sandbox::OutputChunk;
 
 /// A quarter of the window: large enough to be rare, small enough never to stall the sender.
 const ACKNOWLEDGE_EVERY: u64 = WINDOW / 4;
+
+/// A transfer that does not move for this long counts as lost.
+pub(super) const STALL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The output of a command. What is taken is acknowledged, so a slow reader slows the command
 /// down instead of filling memory.
@@ -137,15 +142,34 @@ pub struct Download {
     pub(super) done: oneshot::Receiver<Result<TransferSummary, EngineError>>,
     pub(super) taken: u64,
     pub(super) acknowledged: u64,
-    pub(super) finished: bool,
+    pub(super) end: DownloadEnd,
+}
+
+/// How far the end of a download is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DownloadEnd {
+    /// More may come.
+    Open,
+    /// Nothing more comes.
+    Reached,
+    /// Nothing came for too long.
+    Stalled,
 }
 
 impl Download {
     /// The next piece; `None` when nothing more comes: then ask [`Self::finish`] why.
     pub async fn next(&mut self) -> Option<Bytes> {
-        let Some(piece) = self.pieces.recv().await else {
-            self.finished = true;
-            return None;
+        let piece = match tokio::time::timeout(STALL_PATIENCE, self.pieces.recv()).await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => {
+                self.end = DownloadEnd::Reached;
+                return None;
+            }
+            Err(_) => {
+                self.cancel();
+                self.end = DownloadEnd::Stalled;
+                return None;
+            }
         };
         self.taken += piece.len() as u64;
         if self.taken - self.acknowledged >= ACKNOWLEDGE_EVERY {
@@ -165,16 +189,22 @@ impl Download {
     /// # Errors
     /// What the sandbox reports, or [`EngineErrorKind::Lost`].
     pub async fn finish(mut self) -> Result<TransferSummary, EngineError> {
-        self.finished = true;
+        // Without a reader the sandbox would never come to its end.
+        while self.next().await.is_some() {}
+        let lost = |what| EngineError::new(EngineErrorKind::Lost, Operation::Get, "", what);
+        if self.end == DownloadEnd::Stalled {
+            return Err(lost("the sandbox stopped sending"));
+        }
         match (&mut self.done).await {
             Ok(result) => result,
-            Err(_) => Err(EngineError::new(
-                EngineErrorKind::Lost,
-                Operation::Get,
-                "",
-                "the channel closed during the transfer",
-            )),
+            Err(_) => Err(lost("the channel closed during the transfer")),
         }
+    }
+
+    fn cancel(&self) {
+        let transfer = self.transfer;
+        // Best effort: with the channel closed the transfer is over anyway.
+        self.orders.send(Order::TransferCancel { transfer }).ok();
     }
 
     /// A download whose bytes are known, for a fake engine.
@@ -193,20 +223,15 @@ impl Download {
             done: outcome,
             taken: 0,
             acknowledged: 0,
-            finished: false,
+            end: DownloadEnd::Open,
         }
     }
 }
 
 impl Drop for Download {
     fn drop(&mut self) {
-        if !self.finished {
-            // Best effort: with the channel closed the transfer is over anyway.
-            self.orders
-                .send(Order::TransferCancel {
-                    transfer: self.transfer,
-                })
-                .ok();
+        if self.end == DownloadEnd::Open {
+            self.cancel();
         }
     }
 }

@@ -7,7 +7,7 @@ mod make;
 mod phases;
 mod record;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use forge_api::report::{ArtifactReport, ImageReport, LimitsReport, PhaseReport, TaskReport};
@@ -67,52 +67,26 @@ pub(crate) async fn run(context: &Context, job: &Job, slot: u16) -> TaskReport {
         agent: job.agent.name(),
     });
     let outcome = attempt.work().await.err().unwrap_or(Outcome::Completed);
-    let (outcome, ended_at) = attempt.end(outcome).await;
-    let cleanup_ended_at = attempt.clean_up(&outcome).await;
-    let report = attempt.report(&outcome, ended_at, cleanup_ended_at);
-    context.events.send(RunEvent::Ended {
-        id: job.id.clone(),
-        report: Box::new(report.clone()),
-    });
-    report
+    attempt.finish(outcome).await
 }
 
 /// The report of a job that never started because the run was cancelled.
 pub(crate) async fn cancelled(context: &Context, job: &Job) -> TaskReport {
-    without_work(context, job, State::Pending, cancellation()).await
+    Attempt::new(context, job, 0, Timestamp::now())
+        .finish(cancellation())
+        .await
 }
 
-/// The report of a job whose task panicked. What it made carries its labels and is removed here.
+/// The report of a job whose task panicked; whatever it may have made is removed.
 pub(crate) async fn broken(context: &Context, job: &Job) -> TaskReport {
     let message = "a fault of swe-forge itself ended the attempt; see the log";
-    let left = cleanup::remove_all(
-        &*context.engine,
-        &[job.id.clone(), job.id.with_part(VERIFY)],
-        Some(&job.id),
-    )
-    .await;
     let outcome = Outcome::Failed(Failure::new(Reason::InternalError, message));
-    let state = context
-        .store
-        .attempt(&job.id)
-        .await
-        .map_or(State::Pending, |record| record.state);
-    let mut report = without_work(context, job, state, outcome).await;
-    report.notes.extend(left);
-    report
-}
-
-async fn without_work(context: &Context, job: &Job, state: State, outcome: Outcome) -> TaskReport {
     let mut attempt = Attempt::new(context, job, 0, Timestamp::now());
-    attempt.state = state;
-    let (outcome, ended_at) = attempt.end(outcome).await;
-    let cleanup_ended_at = attempt.clean_up(&outcome).await;
-    let report = attempt.report(&outcome, ended_at, cleanup_ended_at);
-    context.events.send(RunEvent::Ended {
-        id: job.id.clone(),
-        report: Box::new(report.clone()),
-    });
-    report
+    let record = context.store.attempt(&job.id).await;
+    attempt.state = record.map_or(State::Pending, |record| record.state);
+    attempt.sandboxes = vec![job.id.clone(), job.id.with_part(VERIFY)];
+    attempt.workspace = Some(job.id.clone());
+    attempt.finish(outcome).await
 }
 
 fn cancellation() -> Outcome {
@@ -161,6 +135,17 @@ impl<'a> Attempt<'a> {
             notes,
             started_at: now,
         }
+    }
+
+    /// From the outcome on: final state, clean-up, report.
+    async fn finish(mut self, outcome: Outcome) -> TaskReport {
+        let (context, id) = (self.context, self.job.id.clone());
+        let (outcome, ended_at) = self.end(outcome).await;
+        let cleanup_ended_at = self.clean_up(&outcome).await;
+        let report = self.report(&outcome, ended_at, cleanup_ended_at);
+        let ended = Box::new(report.clone());
+        context.events.send(RunEvent::Ended { id, report: ended });
+        report
     }
 
     fn task(&self) -> &'a Task {
@@ -243,8 +228,14 @@ impl<'a> Attempt<'a> {
 
     /// Fixes the outcome: artifacts and counters are collected, the final state is recorded.
     async fn end(&mut self, mut outcome: Outcome) -> (Outcome, Timestamp) {
-        if outcome.reason() != Some(Reason::Cancelled) && self.current.is_some() {
-            self.collect_artifacts().await;
+        if outcome.reason() != Some(Reason::Cancelled) {
+            let cancellation = self.context.cancellation.clone();
+            tokio::select! {
+                () = self.collect_artifacts() => {}
+                () = cancellation.cancelled() => {
+                    self.notes.push("the artifacts are incomplete: the run was cancelled".to_owned());
+                }
+            }
         }
         self.retire_current().await;
         let transition = match &outcome {
@@ -286,38 +277,43 @@ impl<'a> Attempt<'a> {
         if !self.task().cleanup.preserve_artifacts {
             return;
         }
-        self.collect_path(&*sandbox, OUTPUT, Path::new("output"))
-            .await;
-        for path in &self.task().artifacts {
-            let source = format!("{WORKSPACE}/{path}");
-            self.collect_path(&*sandbox, &source, Path::new(path)).await;
+        let output = Path::new("output");
+        self.collect_path(&*sandbox, output).await;
+        let wanted = &self.task().artifacts;
+        for path in wanted.iter().map(Path::new) {
+            // What lies in a folder that is collected anyway came with it.
+            let covered = path.starts_with(output)
+                || wanted
+                    .iter()
+                    .any(|other| path != Path::new(other) && path.starts_with(other));
+            if !covered {
+                self.collect_path(&*sandbox, path).await;
+            }
         }
     }
 
-    async fn collect_path(&mut self, sandbox: &dyn Sandbox, source: &str, name: &Path) {
+    async fn collect_path(&mut self, sandbox: &dyn Sandbox, name: &Path) {
+        let source = format!("{WORKSPACE}/{}", name.display());
         let artifacts = self.context.layout.artifacts(&self.job.id);
-        let collected = match collect::collect(sandbox, source, &artifacts.join(name)).await {
-            Ok(collected) => collected,
+        let (collected, ended) = collect::collect(sandbox, &source, &artifacts.join(name)).await;
+        match ended {
+            Ok(()) => {}
             Err(CollectError::Sandbox(error)) if is_missing(&error) => {
                 if source != OUTPUT {
                     self.notes
                         .push(format!("there is no artifact {}", name.display()));
                 }
-                return;
             }
-            Err(error) => {
-                let what = collect::show(name);
-                self.notes.push(format!(
-                    "artifact {what} was not collected whole: {}",
-                    failure::chain(&error)
-                ));
-                return;
-            }
-        };
+            Err(error) => self.notes.push(format!(
+                "artifact {} was not collected whole: {}",
+                collect::show(name),
+                failure::chain(&error)
+            )),
+        }
         let attempt = RunLayout::attempt_relative(&self.job.id);
         let mut records = Vec::with_capacity(collected.kept.len());
         for kept in collected.kept {
-            let path = name.join(&kept.path);
+            let path: PathBuf = name.components().chain(kept.path.components()).collect();
             let file = attempt.join("artifacts").join(&path);
             self.artifacts.push(ArtifactReport {
                 path: collect::show(&path),
@@ -332,17 +328,12 @@ impl<'a> Attempt<'a> {
             });
         }
         self.notes.extend(collected.notes);
-        if let Err(error) = self
+        let recorded = self
             .context
             .store
             .add_artifacts(&self.job.id, &records)
-            .await
-        {
-            self.notes.push(format!(
-                "the record is incomplete: {}",
-                failure::chain(&error)
-            ));
-        }
+            .await;
+        self.note_record(recorded);
     }
 
     /// Removes what was made, unless it shall be kept; returns when everything was gone.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forge_api::report::{Exit, PhaseReport};
 use forge_core::sandbox::SOLUTION;
 use forge_core::task::VerifyContainer;
-use forge_core::{CommandLine, Deadline, ExitReport, Failure, Outcome, PhaseName, Reason};
+use forge_core::{CommandLine, ExitReport, Failure, Outcome, PhaseName, Reason};
 use forge_engine::{EngineError, PreparedImage, Sandbox};
 use forge_plan::judge::judge;
 
@@ -119,7 +119,7 @@ impl Attempt<'_> {
             log: &log,
         };
         let began = Instant::now();
-        let end = phase::run(sandbox, command, &self.context.cancellation).await?;
+        let end = phase::run(sandbox, command, &self.context.cancellation).await;
         let elapsed = began.elapsed();
         self.budget = self.budget.after(name, elapsed);
         match end {
@@ -135,28 +135,31 @@ impl Attempt<'_> {
             }
             PhaseEnd::Stuck => {
                 self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
+                // It would not answer questions about artifacts and counters either.
+                self.current = None;
                 Err(Outcome::Failed(failure::from_engine(&phase::stuck(
                     sandbox,
                 ))))
             }
             PhaseEnd::Lost(error) => {
                 self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
+                self.current = None;
                 Err(self.lost(sandbox, &error).await)
+            }
+            PhaseEnd::LogFailed(error) => {
+                self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
+                Err(phase::log_failure(&log, &error))
             }
         }
     }
 
-    /// The outcome when contact with the sandbox is lost: it may have reached the end of its life.
+    /// The outcome when the sandbox failed: it may be gone, or have reached the end of its life.
     pub(super) async fn lost(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
-        if !phase::is_contact_lost(error) {
-            return Outcome::Failed(failure::from_engine(error));
+        if phase::is_contact_lost(error) {
+            phase::explain_loss(&*self.context.engine, sandbox, error).await
+        } else {
+            Outcome::Failed(failure::from_engine(error))
         }
-        let age = jiff::Timestamp::now().duration_since(self.started_at);
-        let lifetime = self.task().cleanup.max_lifetime;
-        if age.unsigned_abs() >= lifetime {
-            return Outcome::Timeout(Deadline::Lifetime);
-        }
-        Outcome::Failed(phase::explain_loss(&*self.context.engine, sandbox, error).await)
     }
 
     async fn keep_phase(
