@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, mkdirat};
 
 use crate::failure::Failure;
 use crate::names::split_absolute;
+use crate::rights::{self, in_folder};
 
 /// Folders that are held open at once on the way down to one file.
 const MAX_HELD: usize = 128;
@@ -29,17 +30,19 @@ const LIST: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_CLOEXEC);
 
 /// Opens a folder for passing through it, refusing a link.
-fn step(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn step(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     openat(parent, name, WALK, Mode::empty())
 }
 
-/// Opens the folder of an absolute name; no component may be a link.
+/// Opens the folder of an absolute name; no component may be a link. Folders of ours that resist are
+/// opened to us.
 pub(crate) fn open_folder(path: &[u8]) -> Result<OwnedFd, Failure> {
     let components = split_absolute(path).map_err(|error| Failure::name(error, path))?;
     let root = nix::fcntl::open("/", WALK, Mode::empty());
     let mut folder = root.map_err(|errno| Failure::kernel(errno, b"/"))?;
     for component in components {
-        folder = step(folder.as_fd(), component).map_err(|errno| Failure::kernel(errno, path))?;
+        folder = in_folder(folder.as_fd(), || step(folder.as_fd(), component))
+            .map_err(|errno| Failure::kernel(errno, path))?;
     }
     Ok(folder)
 }
@@ -122,9 +125,10 @@ impl Descent {
 }
 
 fn open_or_make(parent: BorrowedFd<'_>, name: &[u8], create: bool) -> Result<OwnedFd, Errno> {
-    match step(parent, name) {
+    match in_folder(parent, || step(parent, name)) {
         Err(Errno::ENOENT) if create => {
-            match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
+            let mode = Mode::from_bits_truncate(0o755);
+            match in_folder(parent, || mkdirat(parent, name, mode)) {
                 Ok(()) | Err(Errno::EEXIST) => step(parent, name),
                 Err(errno) => Err(errno),
             }
@@ -151,6 +155,11 @@ impl Listing {
     /// Opens a folder below `parent`, refusing a link.
     pub(crate) fn open(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
         Self::of(openat(parent, name, LIST, Mode::empty())?)
+    }
+
+    /// As [`Self::open`], also where the folder or its parent is ours and was closed to us.
+    pub(crate) fn open_closed(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
+        Self::of(rights::open(parent, name, LIST)?)
     }
 
     fn of(folder: OwnedFd) -> Result<Self, Errno> {

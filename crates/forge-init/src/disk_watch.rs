@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A look may take this part of the time at most.
 const SHARE: u32 = 20;
 /// The folder that may be a volume of its own and is counted nevertheless.
-const OUTPUT: &[u8] = b"output";
+pub(crate) const OUTPUT: &[u8] = b"output";
 /// Unit of `st_blocks`.
 const BLOCK: u64 = 512;
 

@@ -9,6 +9,7 @@ use forge_wire::message::{Event, TransferError, TransferSummary};
 use crate::failure::Failure;
 use crate::pack::{Sink, pack};
 use crate::remove::remove;
+use crate::rights;
 use crate::transfers::{Job, Transfers};
 use crate::unpack::unpack;
 
@@ -29,11 +30,13 @@ pub(crate) fn start(transfers: Arc<Transfers>) -> std::io::Result<()> {
 }
 
 fn run(transfers: &Transfers, job: Job) {
+    rights::restore(job.workspace());
     match job {
         Job::Put {
             transfer,
             directory,
             limits,
+            ..
         } => {
             let mut upload = Upload {
                 transfers,
@@ -56,6 +59,7 @@ fn run(transfers: &Transfers, job: Job) {
             transfer,
             path,
             limits,
+            ..
         } => {
             let mut download = Download {
                 transfers,

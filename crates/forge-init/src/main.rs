@@ -33,6 +33,7 @@ mod pack;
 mod processes;
 mod remove;
 mod requests;
+mod rights;
 mod spawn;
 mod transfers;
 mod unpack;

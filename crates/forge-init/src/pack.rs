@@ -1,6 +1,7 @@
 //! Packs a file or folder as a tar stream, never following a link.
 //!
 //! Names in the stream are relative: to the folder when a folder is packed, else the file's own.
+//! What cannot be read is left out and counted: one file must not keep all others from the client.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,13 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use forge_wire::message::{TransferError, TransferLimits, TransferSummary};
 use nix::dir::Type;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::{FileStat, SFlag, fstat, fstatat};
 use std::os::unix::ffi::OsStrExt;
 use tar::{EntryType, Header};
 
 use crate::beneath::{Listing, MAX_DEPTH, open_parent, too_deep};
 use crate::failure::Failure;
+use crate::rights::{self, in_folder};
 
 const BLOCK: usize = 512;
 /// Longest name, or target of a link, that a header takes itself.
@@ -47,10 +49,10 @@ pub(crate) fn pack(
     };
     let (parent, name) = open_parent(path.as_bytes())?;
     let name = name.unwrap_or_else(|| b".".to_vec());
-    let found = fstatat(&parent, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(|errno| Failure::kernel(errno, path.as_bytes()))?;
+    let found =
+        stat_of(parent.as_fd(), &name).map_err(|errno| Failure::kernel(errno, path.as_bytes()))?;
     if kind_of(&found) == Some(Type::Directory) {
-        let top = Listing::open(parent.as_fd(), &name)
+        let top = Listing::open_closed(parent.as_fd(), &name)
             .map_err(|errno| Failure::kernel(errno, path.as_bytes()))?;
         packer.tree(top)?;
     } else {
@@ -79,7 +81,16 @@ impl<S: Sink> Packer<'_, S> {
                 levels.pop();
                 continue;
             };
-            let entry = entry.map_err(|errno| Failure::kernel(errno, &self.name))?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(Errno::EINTR) => continue,
+                // The rest of this folder cannot be known.
+                Err(_) => {
+                    self.summary.skipped += 1;
+                    levels.pop();
+                    continue;
+                }
+            };
             if !self.name.is_empty() {
                 self.name.push(b'/');
             }
@@ -89,21 +100,27 @@ impl<S: Sink> Packer<'_, S> {
                 None => match stat_of(listing.as_fd(), &entry.name) {
                     // It is gone, like a file that was never there.
                     Err(Errno::ENOENT) => continue,
-                    found => kind_of(&found.map_err(|e| Failure::kernel(e, &self.name))?),
+                    found => found.ok().as_ref().and_then(kind_of),
                 },
             };
             if kind != Some(Type::Directory) {
                 self.entry(listing.as_fd(), &entry.name, kind)?;
                 continue;
             }
-            let below = match Listing::open(listing.as_fd(), &entry.name) {
+            let below = Listing::open_closed(listing.as_fd(), &entry.name)
+                .and_then(|below| Ok((fstat(&below)?, below)));
+            let (found, below) = match below {
+                Ok(below) => below,
                 Err(Errno::ENOENT) => continue,
-                below => below.map_err(|errno| Failure::kernel(errno, &self.name))?,
+                Err(_) => {
+                    self.summary.skipped += 1;
+                    continue;
+                }
             };
             if levels.len() >= MAX_DEPTH {
                 return Err(too_deep(&self.name));
             }
-            self.folder(below.as_fd())?;
+            self.header(EntryType::Directory, &found, 0, &[])?;
             levels.push((below, self.name.len()));
         }
         Ok(())
@@ -127,20 +144,14 @@ impl<S: Sink> Packer<'_, S> {
         Ok(())
     }
 
-    fn folder(&mut self, folder: BorrowedFd<'_>) -> Result<(), Failure> {
-        let found = fstat(folder).map_err(|errno| Failure::kernel(errno, &self.name))?;
-        self.header(EntryType::Directory, &found, 0, &[])
-    }
-
     fn file(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Failure> {
         // Not waiting: what was a file a moment ago may be a pipe with no writer by now.
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = match openat(parent, name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENXIO) => return Ok(false),
-            Err(errno) => return Err(Failure::kernel(errno, &self.name)),
+        let Ok(file) = rights::open(parent, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK) else {
+            return Ok(false);
         };
-        let found = fstat(&file).map_err(|errno| Failure::kernel(errno, &self.name))?;
+        let Ok(found) = fstat(&file) else {
+            return Ok(false);
+        };
         if kind_of(&found) != Some(Type::File) {
             return Ok(false);
         }
@@ -151,7 +162,7 @@ impl<S: Sink> Packer<'_, S> {
             return Err(Failure::about(TransferError::Limit, &self.name, what));
         }
         self.header(EntryType::Regular, &found, size, &[])?;
-        self.contents(file, size)?;
+        self.contents(File::from(file), size)?;
         self.summary.bytes = total;
         Ok(true)
     }
@@ -166,7 +177,11 @@ impl<S: Sink> Packer<'_, S> {
                 Ok(0) => break,
                 Ok(count) => left -= count as u64,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Failure::io(&error, &self.name)),
+                // Its size is promised already; the count says that not all of it came.
+                Err(_) => {
+                    self.summary.skipped += 1;
+                    break;
+                }
             }
         }
         while left > 0 {
@@ -181,10 +196,8 @@ impl<S: Sink> Packer<'_, S> {
     }
 
     fn link(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Failure> {
-        let (found, target) = match (stat_of(parent, name), readlinkat(parent, name)) {
-            (Ok(found), Ok(target)) => (found, target),
-            (Err(Errno::ENOENT), _) | (_, Err(Errno::ENOENT | Errno::EINVAL)) => return Ok(false),
-            (Err(errno), _) | (_, Err(errno)) => return Err(Failure::kernel(errno, &self.name)),
+        let (Ok(found), Ok(target)) = (stat_of(parent, name), readlinkat(parent, name)) else {
+            return Ok(false);
         };
         self.header(EntryType::Symlink, &found, 0, target.as_bytes())?;
         Ok(true)
@@ -269,7 +282,9 @@ fn put(header: &mut Header, name: &[u8], target: &[u8]) {
 }
 
 fn stat_of(parent: BorrowedFd<'_>, name: &[u8]) -> Result<FileStat, Errno> {
-    fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    in_folder(parent, || {
+        fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    })
 }
 
 /// The kind of file, where it is one that is packed.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::unpack::unpack;
+use nix::sys::stat::Mode;
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -95,6 +96,22 @@ fn pipes_are_left_out_and_counted() {
     nix::unistd::mkfifo(&folder.path().join("pipe"), Mode::S_IRWXU).unwrap();
     let (summary, _) = packed(folder.path());
     assert_eq!((summary.entries, summary.skipped), (0, 1));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_is_padded_and_counted() {
+    let mut stream = Vec::new();
+    let mut packer = Packer {
+        limits: LIMITS,
+        summary: TransferSummary::default(),
+        sink: &mut stream,
+        name: b"file".to_vec(),
+    };
+    // Reading from a folder fails, as a file on a broken disk does.
+    let folder = File::open("/").unwrap();
+    packer.contents(folder, 700).unwrap();
+    assert_eq!(packer.summary.skipped, 1);
+    assert_eq!(stream, vec![0; 2 * BLOCK]);
 }
 
 #[test]

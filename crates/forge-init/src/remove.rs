@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use forge_wire::message::TransferError;
 use nix::dir::Type;
 use nix::errno::Errno;
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::beneath::{Listing, MAX_DEPTH, open_parent, too_deep};
 use crate::failure::Failure;
 use crate::names::split_absolute;
+use crate::rights::in_folder;
 
 /// Times that a folder is gone through again because something appeared in it.
 const MAX_ROUNDS: u32 = 8;
@@ -60,7 +61,8 @@ fn tree(parent: BorrowedFd<'_>, name: Vec<u8>, path: &str) -> Result<(), Failure
         let Some(entry) = level.listing.next_entry() else {
             let Some(done) = levels.pop() else { break };
             let above = levels.last().map_or(parent, |above| above.listing.as_fd());
-            match unlinkat(above, done.name.as_slice(), UnlinkatFlags::RemoveDir) {
+            let name = done.name.as_slice();
+            match in_folder(above, || unlinkat(above, name, UnlinkatFlags::RemoveDir)) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::ENOTEMPTY | Errno::EEXIST) if done.rounds < MAX_ROUNDS => {
                     let again = enter(above, done.name, done.rounds + 1);
@@ -95,13 +97,7 @@ fn tree(parent: BorrowedFd<'_>, name: Vec<u8>, path: &str) -> Result<(), Failure
 /// Opens a folder to empty it, and takes back the rights that its owner took from itself.
 fn enter(parent: BorrowedFd<'_>, name: Vec<u8>, rounds: u32) -> Result<Level, Errno> {
     let all = Mode::S_IRWXU;
-    let listing = match Listing::open(parent, &name) {
-        Err(Errno::EACCES) => {
-            fchmodat(parent, name.as_slice(), all, FchmodatFlags::NoFollowSymlink)?;
-            Listing::open(parent, &name)?
-        }
-        opened => opened?,
-    };
+    let listing = Listing::open_closed(parent, &name)?;
     let found = nix::sys::stat::fstat(&listing)?;
     let ours = found.st_uid == nix::unistd::geteuid().as_raw();
     if ours && !Mode::from_bits_truncate(found.st_mode).contains(all) {
@@ -115,7 +111,9 @@ fn enter(parent: BorrowedFd<'_>, name: Vec<u8>, rounds: u32) -> Result<Level, Er
 }
 
 fn unlink(folder: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
-    match unlinkat(folder, name, UnlinkatFlags::NoRemoveDir) {
+    match in_folder(folder, || {
+        unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)
+    }) {
         Err(Errno::ENOENT) => Ok(()),
         other => other,
     }

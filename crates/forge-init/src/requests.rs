@@ -78,6 +78,7 @@ impl EventLoop {
             } => {
                 return self.begin(Job::Put {
                     transfer,
+                    workspace: self.workspace(),
                     directory,
                     limits,
                 });
@@ -90,6 +91,7 @@ impl EventLoop {
             } => {
                 return self.begin(Job::Get {
                     transfer,
+                    workspace: self.workspace(),
                     path,
                     limits,
                 });
@@ -97,11 +99,9 @@ impl EventLoop {
             Request::TransferTaken { transfer, offset } => self.transfers.taken(transfer, offset),
             Request::TransferCancel { transfer } => self.transfers.cancel(transfer),
             Request::Remove { request, path } => {
-                let workspace = self.gate.settings().map(|settings| &settings.workspace);
-                let workspace = workspace.cloned().unwrap_or_default();
                 return self.begin(Job::Remove {
                     request,
-                    workspace,
+                    workspace: self.workspace(),
                     path,
                 });
             }
@@ -114,6 +114,11 @@ impl EventLoop {
             Request::Shutdown => self.over = Some(Over::Asked),
         }
         Ok(())
+    }
+
+    fn workspace(&self) -> String {
+        let settings = self.gate.settings();
+        settings.map_or_else(String::new, |settings| settings.workspace.clone())
     }
 
     fn begin(&self, job: Job) -> Result<(), Closed> {

@@ -23,11 +23,13 @@ const SHORT_PIECE: usize = 64 * 1024;
 pub(crate) enum Job {
     Put {
         transfer: u64,
+        workspace: String,
         directory: String,
         limits: TransferLimits,
     },
     Get {
         transfer: u64,
+        workspace: String,
         path: String,
         limits: TransferLimits,
     },
@@ -41,6 +43,17 @@ pub(crate) enum Job {
 /// The client broke the rules of a transfer; its connection is of no further use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Overrun;
+
+impl Job {
+    /// The workspace of the sandbox, whatever part of it the job is about.
+    pub(crate) fn workspace(&self) -> &str {
+        match self {
+            Self::Put { workspace, .. }
+            | Self::Get { workspace, .. }
+            | Self::Remove { workspace, .. } => workspace,
+        }
+    }
+}
 
 /// Both threads' view of the transfers.
 #[derive(Debug)]
@@ -315,6 +328,7 @@ mod tests {
     fn put(transfer: u64) -> Job {
         Job::Put {
             transfer,
+            workspace: "/w".into(),
             directory: "/".into(),
             limits: LIMITS,
         }

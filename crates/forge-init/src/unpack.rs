@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tar::EntryType;
 use crate::beneath::{Descent, open_folder};
 use crate::failure::Failure;
 use crate::names::split_relative;
+use crate::rights::in_folder;
 
 /// Bytes of headers before one entry, long names and PAX records included.
 const MAX_HEAD: u64 = 1024 * 1024;
@@ -212,7 +213,7 @@ impl Unpacker {
         let bits = Mode::from_bits_truncate(usable);
         let parent = open_parent(&mut self.descent, parents, path)?;
         let target = Target { parent, name, path };
-        let made = match mkdirat(parent, name, bits) {
+        let made = match in_folder(parent, || mkdirat(parent, name, bits)) {
             Err(Errno::EEXIST) if target.is_folder() => false,
             Err(Errno::EEXIST) => {
                 target.place(|| mkdirat(parent, name, bits))?;
@@ -270,7 +271,9 @@ impl Unpacker {
         let old_parent = open_parent(&mut self.descent, old_parents, &linked)?
             .try_clone_to_owned()
             .map_err(|error| Failure::io(&error, &linked))?;
-        let old = fstatat(&old_parent, *old_name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let old = in_folder(old_parent.as_fd(), || {
+            fstatat(&old_parent, *old_name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        });
         if !old.is_ok_and(|old| is_kind(old.st_mode, SFlag::S_IFREG)) {
             return Err(refused("a hard link to what is not an earlier file"));
         }
@@ -298,13 +301,12 @@ impl Unpacker {
 impl Target<'_> {
     /// Makes a file, after removing what is in its place; a folder is never removed.
     fn place<T>(&self, make: impl Fn() -> Result<T, Errno>) -> Result<T, Failure> {
-        let made = match make() {
-            Err(Errno::EEXIST) => {
-                match unlinkat(self.parent, self.name, UnlinkatFlags::NoRemoveDir) {
-                    Ok(()) | Err(Errno::ENOENT) => make(),
-                    Err(errno) => Err(errno),
-                }
-            }
+        let unlink = || unlinkat(self.parent, self.name, UnlinkatFlags::NoRemoveDir);
+        let made = match in_folder(self.parent, &make) {
+            Err(Errno::EEXIST) => match in_folder(self.parent, unlink) {
+                Ok(()) | Err(Errno::ENOENT) => make(),
+                Err(errno) => Err(errno),
+            },
             other => other,
         };
         made.map_err(|errno| match errno {

@@ -305,7 +305,7 @@ pub struct TransferSummary {
     pub entries: u64,
     /// Bytes of file contents.
     pub bytes: u64,
-    /// Entries left out: devices, sockets, pipes.
+    /// Entries left out: devices, sockets, pipes, and what could not be read.
     pub skipped: u64,
 }
 

@@ -3,9 +3,11 @@
 use crate::client::{Client, Sandbox, program, script};
 use forge_wire::message::{Ending, TransferError, TransferLimits, TransferSummary};
 use forge_wire::{Event, Request};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 /// A tar stream of a folder, made by the `tar` crate.
@@ -145,6 +147,95 @@ fn a_removal_never_follows_a_link() {
             .count(),
         0
     );
+}
+
+fn contents(stream: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(stream);
+    let entries = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().to_str().unwrap().to_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (name, bytes)
+    });
+    entries.collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn a_task_that_closes_its_folders_keeps_nothing_from_us() {
+    use tar::EntryType::{Link, Regular};
+    let (sandbox, mut client) = Sandbox::claimed();
+    let text = "mkdir -p output a/b/tests/closed; touch a/b/tests/closed/x a/b/old output/result";
+    client.run(&script(text));
+    for closed in ["0", "444", "555", "666"] {
+        let close = format!(
+            "mkdir -p a/b/tests/closed; touch a/b/tests/closed/x; \
+             for folder in a/b/tests/closed a/b/tests a/b a output .; \
+             do chmod {closed} $folder || exit 1; done"
+        );
+        let close = client.run(&script(&close));
+        assert_eq!(close.report.ending, Ending::Exited(0), "{closed}");
+        assert_eq!(client.remove("/workspace/a/b/tests"), None, "{closed}");
+        assert!(!sandbox.path("/workspace/a/b/tests").exists());
+        assert_eq!(mode(&sandbox.path("/workspace")), 0o755);
+        assert_eq!(mode(&sandbox.path("/workspace/output")), 0o755);
+
+        client.run(&script(&format!(
+            "chmod {closed} a/b; chmod {closed} a output ."
+        )));
+        let entries = [(Regular, "a/b/tests/new", ""), (Link, "a/b/l", "a/b/old")];
+        done(&client.put("/workspace", &archive(&entries)));
+        assert!(sandbox.path("/workspace/a/b/tests/new").exists());
+
+        client.run(&script(&format!(
+            "chmod {closed} a/b; chmod {closed} a output ."
+        )));
+        done(&client.put("/workspace/a/b", &archive(&[(Regular, "old", "")])));
+
+        client.run(&script(&format!("chmod {closed} output/result output .")));
+        let (stream, event) = client.get("/workspace/output");
+        assert_eq!(done(&event).entries, 1, "{closed}");
+        assert!(contents(&stream).contains_key("result"));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_left_out_and_the_others_come() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let text = "mkdir closed unsearchable; echo 1 > closed/in; echo 2 > unsearchable/in; \
+                ln -s in unsearchable/link; echo 3 > mine; echo 4 > other; \
+                chmod 0 closed mine; chmod 600 unsearchable";
+    client.run(&script(text));
+    // Of another user, so that no right to it can be taken back.
+    std::fs::write(sandbox.path("/workspace/foreign"), "5").unwrap();
+    std::fs::create_dir(sandbox.path("/workspace/strange")).unwrap();
+    for name in ["/workspace/foreign", "/workspace/strange"] {
+        let closed = std::fs::Permissions::from_mode(0o0);
+        std::fs::set_permissions(sandbox.path(name), closed).unwrap();
+    }
+    let (stream, event) = client.get("/workspace");
+    let summary = done(&event);
+    let contents = contents(&stream);
+    for (name, bytes) in [
+        ("closed/in", "1\n"),
+        ("unsearchable/in", "2\n"),
+        ("unsearchable/link", ""),
+        ("mine", "3\n"),
+        ("other", "4\n"),
+    ] {
+        assert_eq!(contents[name], bytes.as_bytes(), "{name}");
+    }
+    assert_eq!(
+        (contents.len(), summary.entries, summary.skipped),
+        (7, 7, 2)
+    );
+    // One file asked for by its name is no different.
+    let (_, event) = client.get("/workspace/foreign");
+    assert_eq!((done(&event).entries, done(&event).skipped), (0, 1));
 }
 
 fn get_with(client: &mut Client, path: &str, limits: TransferLimits) -> Event {
