@@ -70,6 +70,7 @@ impl Stage {
             },
             channel_root: folder.path().join("c"),
             owner: owner.clone(),
+            holder: String::new(),
             disk_sharing: DiskSharing::Probe,
             allow_pull: false,
         };

@@ -106,7 +106,7 @@ pub enum Command {
     Check(CheckArguments),
     /// Look at the engine, the machine and the base images, and say what is missing
     Doctor(DoctorArguments),
-    /// Make, list and remove base images
+    /// Make, list and remove base images and what was prepared from them
     Images(ImagesArguments),
     /// List attempts under way
     Ps(PsArguments),
@@ -256,17 +256,23 @@ pub enum ImagesCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// List the base images
+    /// List the base images, and the images prepared for sandboxes
     Ls {
         /// Output.
         #[command(flatten)]
         output: Output,
     },
-    /// Remove base images
+    /// Remove base images, and what was prepared from them
     Rm {
         /// Which: python, node, rust, multi
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+    },
+    /// Remove prepared images that are superseded or whose image is gone, and nameless base images
+    Prune {
+        /// Output.
+        #[command(flatten)]
+        output: Output,
     },
 }
 

@@ -52,7 +52,7 @@ impl ExitStatus {
             Self::Infrastructure => {
                 "the engine, an image, this machine or swe-forge failed: results are missing"
             }
-            Self::Cancelled => "it was cancelled (Ctrl-C or SIGTERM)",
+            Self::Cancelled => "it was cancelled (Ctrl-C, SIGTERM or SIGHUP)",
         }
     }
 }

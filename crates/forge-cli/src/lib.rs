@@ -37,8 +37,9 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches};
 use forge_engine::task;
 use forge_orchestrator::Cancellation;
+use tokio::runtime::{Builder, Handle};
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Command};
 use crate::error::CliError;
 use crate::exit_status::ExitStatus;
 use crate::interrupt::Interrupts;
@@ -82,21 +83,24 @@ pub fn main(provider: Arc<dyn EngineProvider>) -> ExitCode {
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(source) => {
+    let workers = Builder::new_multi_thread().enable_all().build();
+    // Signals are waited for on a thread of their own: every other one may be writing to a pipe
+    // that nobody reads.
+    let listener = Builder::new_current_thread().enable_all().build();
+    let (workers, listener) = match (workers, listener) {
+        (Ok(workers), Ok(listener)) => (workers, listener),
+        (Err(source), _) | (_, Err(source)) => {
             let action = "start the threads of the program";
             return fail(&CliError::Machine { action, source }, &printer).into();
         }
     };
-    let (status, at_once) = runtime.block_on(carry_out(session, arguments, &printer));
+    let (status, at_once) =
+        listener.block_on(carry_out(session, arguments, &printer, workers.handle()));
+    listener.shutdown_background();
     if at_once {
-        runtime.shutdown_background();
+        workers.shutdown_background();
     } else {
-        runtime.shutdown_timeout(SHUTDOWN);
+        workers.shutdown_timeout(SHUTDOWN);
     }
     status.into()
 }
@@ -138,11 +142,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// Does what the arguments say, unless signals end it; says whether to leave without waiting.
+/// Does what the arguments say, by `workers`, unless signals end it; says whether to leave without
+/// waiting.
 async fn carry_out(
     session: Session,
     arguments: Arguments,
     printer: &Printer,
+    workers: &Handle,
 ) -> (ExitStatus, bool) {
     let mut interrupts = match Interrupts::listen() {
         Ok(interrupts) => interrupts,
@@ -153,12 +159,15 @@ async fn carry_out(
     };
     let cancellation = session.cancellation.clone();
     let ends_cleanly = commands::ends_cleanly(&arguments.command);
-    let json = commands::writes_json(&arguments.command);
-    // A task of its own, so that a reader of standard output that is slow or stands still does not
-    // keep signals from being heard.
-    let command = task::spawn("command", commands::carry_out(session, arguments.command));
-    let say = || {
-        printer.remark(
+    // Elsewhere, so that a reader that is slow or stands still does not keep signals from being
+    // heard.
+    let command = {
+        let _entered = workers.enter();
+        task::spawn("command", perform(session, arguments.command))
+    };
+    let teller = printer.clone();
+    let say = move || {
+        teller.remark(
             style::Style::Warning,
             "cancelling",
             "what runs is ended and removed; press Ctrl-C again to leave at once",
@@ -168,11 +177,22 @@ async fn carry_out(
     let ended = tokio::select! {
         ended = command.join() => ended,
         () = interrupts.leave_at_once(clean) => {
-            leave(ends_cleanly, printer);
+            let printer = printer.clone();
+            interrupt::say_briefly(move || leave(ends_cleanly, &printer)).await;
             return (ExitStatus::Cancelled, true);
         }
     };
-    let status = match ended.map_err(CliError::from).and_then(|ended| ended) {
+    match ended {
+        Ok(status) => (status, false),
+        Err(lost) => (fail(&CliError::from(lost), printer), false),
+    }
+}
+
+/// Does what `command` says, and tells the error that it ended with.
+async fn perform(session: Session, command: Command) -> ExitStatus {
+    let printer = session.printer.clone();
+    let json = commands::writes_json(&command);
+    match commands::carry_out(session, command).await {
         Ok(status) => status,
         Err(error) if error.is_reader_gone() => ExitStatus::Success,
         Err(error) => {
@@ -180,10 +200,9 @@ async fn carry_out(
                 // The error is told on standard error below in any case.
                 tracing::debug!("the reader of standard output left before the error document");
             }
-            fail(&error, printer)
+            fail(&error, &printer)
         }
-    };
-    (status, false)
+    }
 }
 
 fn leave(leaves_objects: bool, printer: &Printer) {

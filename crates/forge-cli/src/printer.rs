@@ -149,15 +149,15 @@ impl Printer {
         self.text(&format!("{line}\n"))
     }
 
-    /// Writes the one JSON document of a command to standard output.
+    /// Writes the one JSON document of a command to standard output, with nothing in it that moves
+    /// a cursor or hides text: it may be read on a terminal.
     ///
     /// # Errors
     /// As [`Printer::bytes`].
     pub fn json(&self, document: &impl Serialize) -> Result<(), CliError> {
-        let mut text =
-            serde_json::to_vec_pretty(document).map_err(|error| CliError::Output(error.into()))?;
-        text.push(b'\n');
-        self.bytes(&text)
+        let text = serde_json::to_string_pretty(document)
+            .map_err(|error| CliError::Output(error.into()))?;
+        self.line(&escape::json(&text))
     }
 
     /// Writes a line about what is going on to standard error, unless that is not wanted.

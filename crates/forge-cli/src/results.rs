@@ -2,8 +2,9 @@
 
 use forge_api::report::{Report, TaskReport, ValidationReport};
 use forge_core::life_cycle::StateName;
-use forge_core::{Cause, Reason, Verdict};
+use forge_core::{Reason, Verdict};
 use forge_orchestrator::RunLayout;
+use forge_plan::validation::Sign;
 
 use crate::escape;
 use crate::failures;
@@ -19,11 +20,10 @@ const NOTES: usize = 10;
 /// Whether an attempt ended as the person who started it would like.
 pub(crate) fn as_hoped(report: &TaskReport, aim: Aim) -> bool {
     match aim {
+        // By the rule that the verdict follows.
         Aim::Validate if report.agent == "nop" => {
-            report.state == StateName::Timeout
-                || (report.state == StateName::Failed
-                    && report.cause == Some(Cause::Task)
-                    && report.reason != Some(Reason::SetupFailed))
+            let last_phase = report.phases.last().map(|phase| phase.name);
+            Sign::of(report.cause, last_phase) == Sign::NotPassed
         }
         Aim::Complete | Aim::Validate => report.state == StateName::Completed,
     }
@@ -182,8 +182,8 @@ fn summary(report: &Report, aim: Aim, paint: Paint) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use forge_api::report::{ImageReport, LimitsReport};
-    use forge_core::Difficulty;
+    use forge_api::report::{Exit, ImageReport, LimitsReport, PhaseReport};
+    use forge_core::{Difficulty, PhaseName};
     use jiff::Timestamp;
 
     /// The report of an attempt that ended for `reason`, or completed.
@@ -238,23 +238,41 @@ pub(crate) mod tests {
         assert_eq!(notes(&tasks[1..2], plain), "");
     }
 
+    fn last_phase(name: PhaseName) -> PhaseReport {
+        PhaseReport {
+            name,
+            exit: Exit::Exited { code: 1 },
+            duration_ms: 1,
+            output: String::new(),
+            output_bytes: 0,
+            truncated: false,
+        }
+    }
+
     #[test]
     fn a_validation_hopes_that_nop_fails_by_the_tests_and_oracle_passes() {
-        for (agent, reason, hoped) in [
-            ("nop", Some(Reason::TestsFailed), true),
-            ("nop", Some(Reason::OutOfMemory), true),
-            ("nop", None, false),
-            ("nop", Some(Reason::SetupFailed), false),
-            ("nop", Some(Reason::EngineError), false),
-            ("oracle", None, true),
-            ("oracle", Some(Reason::TestsFailed), false),
+        let (setup, verify) = (PhaseName::Setup, PhaseName::Verify);
+        for (agent, reason, phase, hoped) in [
+            ("nop", Some(Reason::TestsFailed), Some(verify), true),
+            ("nop", Some(Reason::OutOfMemory), Some(verify), true),
+            ("nop", Some(Reason::DeadlineExceeded), Some(verify), true),
+            ("nop", None, Some(verify), false),
+            ("nop", Some(Reason::SetupFailed), Some(setup), false),
+            // Whatever ends in setup says nothing about the tests.
+            ("nop", Some(Reason::OutOfMemory), Some(setup), false),
+            ("nop", Some(Reason::DeadlineExceeded), Some(setup), false),
+            ("nop", Some(Reason::ImageUnavailable), None, false),
+            ("nop", Some(Reason::EngineError), Some(verify), false),
+            ("oracle", None, Some(verify), true),
+            ("oracle", Some(Reason::TestsFailed), Some(verify), false),
         ] {
             let mut report = report("x", reason);
             report.agent = agent.to_owned();
+            report.phases.extend(phase.map(last_phase));
             assert_eq!(
                 as_hoped(&report, Aim::Validate),
                 hoped,
-                "{agent} {reason:?}"
+                "{agent} {reason:?} {phase:?}"
             );
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use forge_core::OwnerId;
 use forge_engine::Engine;
 use forge_orchestrator::Cancellation;
-use forge_store::{AttemptRecord, Store};
+use forge_store::{AttemptRecord, Store, StoreError};
 use uuid::Uuid;
 
 use crate::error::CliError;
@@ -71,10 +71,14 @@ impl Session {
     /// When it is there and cannot be opened.
     pub(crate) async fn existing_record(&self) -> Result<Option<Store>, CliError> {
         let path = self.record_path()?;
-        match tokio::fs::try_exists(&path).await {
-            Ok(false) => Ok(None),
-            // What cannot be looked at is opened, and opening says why.
-            Ok(true) | Err(_) => self.record().await.map(Some),
+        // What cannot be looked at is opened, and opening says why.
+        if let Ok(false) = tokio::fs::try_exists(&path).await {
+            return Ok(None);
+        }
+        match Store::open_read_only(path).await {
+            // An older swe-forge left it, or another process is making it right now.
+            Err(StoreError::Outdated { .. }) => self.record().await.map(Some),
+            opened => Ok(Some(opened?)),
         }
     }
 
@@ -92,7 +96,7 @@ impl Session {
             return Err(CliError::input(message).or_rather(hint));
         };
         let attempt = match store.find_attempt(name).await {
-            Err(error @ forge_store::StoreError::NotFound { .. }) => {
+            Err(error @ StoreError::NotFound { .. }) => {
                 return Err(CliError::input(error.to_string())
                     .or_rather("`swe-forge ps --all` lists attempts"));
             }

@@ -1,11 +1,11 @@
 //! The two ways to a sandbox's `forge-init`: a socket on a shared disk, or a relayed exec.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bollard::container::LogOutput;
@@ -56,9 +56,16 @@ impl ChannelFolder {
     pub(crate) fn make(&self, user: UserId) -> io::Result<bool> {
         match DirBuilder::new().mode(0o700).create(&self.path) {
             Ok(()) => self.hand_over(user).map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.touch().map(|()| false)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Says that it is in use again, before there is a container that says so.
+    fn touch(&self) -> io::Result<()> {
+        File::open(&self.path)?.set_modified(SystemTime::now())
     }
 
     /// Empties one that a sandbox of the same id, gone by now, has left.

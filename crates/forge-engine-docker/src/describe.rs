@@ -137,7 +137,7 @@ impl DockerEngine {
         let operation = Operation::Describe;
         Stager::create(
             &self.client,
-            &self.owner,
+            self.own_labels(),
             PROBE_IMAGE,
             vec![mount],
             operation,

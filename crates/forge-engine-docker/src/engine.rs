@@ -58,6 +58,9 @@ pub struct DockerOptions {
     pub channel_root: PathBuf,
     /// Label of objects that belong to no run.
     pub owner: OwnerId,
+    /// The process that makes such objects, as it stands on labels; opaque here, and empty where
+    /// nobody looks for processes that are gone.
+    pub holder: String,
     /// Whether to look for a shared disk.
     pub disk_sharing: DiskSharing,
     /// Whether an image that is not there may be pulled.
@@ -71,6 +74,7 @@ pub struct DockerEngine {
     pub(crate) init: InitBinary,
     pub(crate) init_digest: String,
     pub(crate) owner: OwnerId,
+    pub(crate) holder: String,
     pub(crate) channel_root: ChannelRoot,
     pub(crate) disk_sharing: DiskSharing,
     pub(crate) allow_pull: bool,
@@ -100,6 +104,7 @@ impl DockerEngine {
             init_digest: hex(&Sha256::digest(&options.init_binary.bytes)),
             init: options.init_binary,
             owner: options.owner,
+            holder: options.holder,
             channel_root,
             disk_sharing: options.disk_sharing,
             allow_pull: options.allow_pull,
@@ -200,6 +205,8 @@ impl Engine for DockerEngine {
         self.remove_workspace(id).await
     }
 
+    /// Removes folders of sockets that sandboxes of this installation have left as well, see
+    /// `sweep_channels`.
     async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
         self.list_objects(owner).await
     }

@@ -105,10 +105,18 @@ impl DockerEngine {
         )?;
         found.extend(volumes);
         found.extend(networks);
+        // Left folders on this machine are no objects of the engine, so that nobody could ask for
+        // their removal. Whoever looks for what is left must not have to know of them.
+        if owner.is_none_or(|owner| *owner == self.owner) {
+            Box::pin(self.sweep_channels()).await;
+        }
         Ok(found)
     }
 
-    async fn list_containers(&self, filters: Filters) -> Result<Vec<FoundObject>, EngineError> {
+    pub(crate) async fn list_containers(
+        &self,
+        filters: Filters,
+    ) -> Result<Vec<FoundObject>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(filters),

@@ -28,6 +28,8 @@ mod prepare;
 mod reference;
 mod sandbox;
 mod stager;
+mod superseded;
+mod sweep;
 mod tls;
 mod transport;
 mod workspace;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bollard::models::{ContainerConfig, ImageConfig, ImageInspect};
-use bollard::query_parameters::{CommitContainerOptions, ListImagesOptions, RemoveImageOptions};
+use bollard::query_parameters::CommitContainerOptions;
 use forge_core::ownership::keys;
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
 use forge_wire::INIT_PATH;
@@ -45,6 +45,26 @@ impl DockerEngine {
         let source = Source::of(reference, image?)?;
         machine?;
         shares_disk?;
+        self.make_runnable(source).await
+    }
+
+    /// Makes an image runnable again whose prepared form somebody has removed since: a program with
+    /// another `forge-init`, or a person. Never pulls; nobody expects that to begin so late.
+    pub(crate) async fn prepare_again(&self, image: &PreparedImage) -> Result<(), EngineError> {
+        let reference = &image.reference;
+        let found = self.client.docker.inspect_image(reference).await;
+        let found = found.during(OPERATION, reference)?;
+        let again = self.make_runnable(Source::of(reference, found)?).await?;
+        if again.runnable == image.runnable {
+            return Ok(());
+        }
+        Err(absent(
+            reference,
+            "its prepared form is gone, and the reference names another image by now".to_owned(),
+        ))
+    }
+
+    async fn make_runnable(&self, source: Source) -> Result<PreparedImage, EngineError> {
         source.check_machine(self.client.version.arch.as_deref(), &self.init.bytes)?;
         let tag = self.tag_for(&source.id);
         let runnable = format!("{PREPARED_REPOSITORY}:{tag}");
@@ -63,6 +83,16 @@ impl DockerEngine {
             size_bytes: source.size_bytes,
             env: source.env,
         })
+    }
+
+    /// The labels of what is made for no workspace.
+    pub(crate) fn own_labels(&self) -> BTreeMap<String, String> {
+        [
+            (keys::OWNER, self.owner.to_string()),
+            (keys::HOLDER, self.holder.clone()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
     }
 
     fn tag_for(&self, image_id: &str) -> String {
@@ -95,7 +125,10 @@ impl DockerEngine {
         if !self.allow_pull {
             return Err(absent(
                 reference,
-                "the image is not on the engine, and pulling is not allowed".to_owned(),
+                format!(
+                    "the image is not on the engine, and none is pulled for a task; get it with \
+                     `docker pull {reference}`"
+                ),
             ));
         }
         self.pull_image(reference).await?;
@@ -117,15 +150,16 @@ impl DockerEngine {
 
     async fn derive(&self, source: &Source, tag: &str) -> Result<(), EngineError> {
         let archive = layer(&self.init.bytes).during(OPERATION, &source.reference)?;
+        let labels = self.own_labels();
         let stager =
-            Stager::create(&self.client, &self.owner, &source.id, Vec::new(), OPERATION).await?;
+            Stager::create(&self.client, labels, &source.id, Vec::new(), OPERATION).await?;
         let result = match stager.put(archive).await {
             Ok(()) => self.commit(&stager, source, tag).await,
             Err(error) => Err(error),
         };
         stager.remove().await;
         result?;
-        self.remove_superseded(tag).await;
+        self.remove_superseded(&source.id, tag).await;
         Ok(())
     }
 
@@ -140,11 +174,12 @@ impl DockerEngine {
             // Another process was faster.
             return Ok(());
         }
-        // Labels of the stager would be inherited, and an image does not expire with it.
+        // Labels of the stager would be inherited, and an image does not end with it or its maker.
         let labels = [
             (keys::OWNER, self.owner.to_string()),
             (keys::ROLE, PREPARED_ROLE.to_owned()),
             (keys::EXPIRES_AT, String::new()),
+            (keys::HOLDER, String::new()),
             (IMAGE_OF, source.id.clone()),
             (PREPARED_AS, tag.to_owned()),
         ];
@@ -166,52 +201,6 @@ impl DockerEngine {
             .during(OPERATION, &source.reference)
             .map(|_| ())
     }
-
-    /// Two processes that prepare the same image at once may both tag theirs, and the later tag
-    /// wins. Whoever is done removes what the tag was taken from.
-    async fn remove_superseded(&self, tag: &str) {
-        let filter = |key: &str, value: String| (key.to_owned(), vec![value]);
-        let options = ListImagesOptions {
-            filters: Some(
-                [
-                    filter("dangling", "true".to_owned()),
-                    filter("label", format!("{PREPARED_AS}={tag}")),
-                ]
-                .into(),
-            ),
-            ..ListImagesOptions::default()
-        };
-        let superseded = match self.client.docker.list_images(Some(options)).await {
-            Ok(superseded) => superseded,
-            Err(error) => {
-                tracing::debug!(%error, "superseded images could not be listed");
-                return;
-            }
-        };
-        for image in superseded {
-            let docker = &self.client.docker;
-            match docker.inspect_image(&image.id).await {
-                Ok(image) if has_lost_its_tag(&image) => {}
-                // Still being made by somebody, or removed by somebody.
-                _ => continue,
-            }
-            let options = None::<RemoveImageOptions>;
-            if let Err(error) = docker.remove_image(&image.id, options, None).await {
-                tracing::debug!(image = image.id, %error, "a superseded image stays for now");
-            }
-        }
-    }
-}
-
-/// Whether an image had a tag and has none any more. One without a tag that never had one may be
-/// about to get it, and removing an image by its identifier removes a tag that it got meanwhile.
-fn has_lost_its_tag(image: &ImageInspect) -> bool {
-    let tagged = image
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.last_tag_time.as_ref());
-    let had_one = tagged.is_some_and(|time| !time.starts_with("0001-"));
-    had_one && image.repo_tags.as_ref().is_none_or(Vec::is_empty)
 }
 
 fn absent(reference: &str, message: String) -> EngineError {

@@ -179,6 +179,7 @@ impl DockerEngine {
     ) -> Result<Found, EngineError> {
         const OPERATION: Operation = Operation::Create;
         let deadline = Instant::now() + NAME_TIMEOUT;
+        let mut made_again = false;
         loop {
             let options = CreateContainerOptions {
                 name: Some(container(&spec.id)),
@@ -192,6 +193,11 @@ impl DockerEngine {
             match Box::pin(creating).await {
                 Ok(_) => return Ok(Found::New),
                 Err(error) if is_conflict(&error) => {}
+                Err(error) if is_not_found(&error) && !made_again => {
+                    Box::pin(self.prepare_again(image)).await?;
+                    made_again = true;
+                    continue;
+                }
                 Err(error) => return Err(engine_error(OPERATION, spec.id.as_str(), error)),
             }
             let outside = self.outside(&spec.id);

@@ -1,5 +1,7 @@
 //! A container that never starts: files go in and out of images and volumes through it.
 
+use std::collections::BTreeMap;
+
 use bollard::body_full;
 use bollard::models::{ContainerCreateBody, HostConfig, Mount};
 use bollard::query_parameters::{
@@ -7,7 +9,6 @@ use bollard::query_parameters::{
     UploadToContainerOptions,
 };
 use bytes::Bytes;
-use forge_core::OwnerId;
 use forge_core::ownership::{Role, keys};
 use forge_engine::{EngineError, EngineErrorKind, Operation};
 use forge_wire::INIT_PATH;
@@ -17,8 +18,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::client::Client;
 use crate::failure::{During, is_not_found};
 
-/// After this time anybody may remove a stager: its maker has died.
-const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
+/// After this time anybody may remove a stager whose maker cannot be looked up: more than an
+/// upload and a commit may take.
+const LIFETIME: SignedDuration = SignedDuration::from_hours(2);
 
 /// A container that never starts.
 pub(crate) struct Stager<'a> {
@@ -28,28 +30,21 @@ pub(crate) struct Stager<'a> {
 }
 
 impl<'a> Stager<'a> {
-    /// Makes one of `image` with `mounts`.
+    /// Makes one of `image` with `mounts`. `labels` say whose it is.
     pub(crate) async fn create(
         client: &'a Client,
-        owner: &OwnerId,
+        labels: BTreeMap<String, String>,
         image: &str,
         mounts: Vec<Mount>,
         operation: Operation,
     ) -> Result<Self, EngineError> {
         let name = format!("swe-forge-stager-{}", uuid::Uuid::new_v4().simple());
-        let now = Timestamp::now();
-        let labels = [
-            (keys::OWNER, owner.to_string()),
-            (keys::ROLE, Role::Stager.to_string()),
-            (keys::CREATED_AT, now.to_string()),
-            (keys::EXPIRES_AT, (now + LIFETIME).to_string()),
-        ];
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             // Never run, but an engine makes no container without something to run.
             entrypoint: Some(vec![INIT_PATH.to_owned()]),
             network_disabled: Some(true),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            labels: Some(own(labels, Timestamp::now()).into_iter().collect()),
             host_config: Some(HostConfig {
                 network_mode: Some("none".to_owned()),
                 mounts: Some(mounts),
@@ -133,5 +128,46 @@ impl<'a> Stager<'a> {
         {
             tracing::warn!(stager = self.name, %error, "a stager container was left behind");
         }
+    }
+}
+
+/// The labels of a stager that is made now for the owner of `labels`.
+fn own(mut labels: BTreeMap<String, String>, now: Timestamp) -> BTreeMap<String, String> {
+    let expires_at = now.checked_add(LIFETIME).unwrap_or(Timestamp::MAX);
+    labels.extend(
+        [
+            (keys::ROLE, Role::Stager.to_string()),
+            (keys::CREATED_AT, now.to_string()),
+            (keys::EXPIRES_AT, expires_at.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forge_core::ownership::Ownership;
+    use forge_core::{Attempt, Difficulty, OwnerId, RunId, TaskId};
+
+    #[test]
+    fn a_stager_has_its_workspace_s_owner_and_holder_and_an_end_of_its_own() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let workspace = Ownership {
+            owner: OwnerId::new("ours").unwrap(),
+            run: RunId::from_uuid(uuid::Uuid::nil()),
+            task: TaskId::new("task").unwrap(),
+            attempt: Attempt(1),
+            difficulty: Difficulty::Easy,
+            created_at: now - SignedDuration::from_hours(1),
+            expires_at: now + SignedDuration::from_hours(24),
+            holder: "machine:boot:1:2".into(),
+        };
+        let mut expected = workspace.labels(Role::Stager);
+        let labels = own(workspace.labels(Role::Workspace), now);
+        expected.insert(keys::CREATED_AT.into(), now.to_string());
+        expected.insert(keys::EXPIRES_AT.into(), "2026-01-01T02:00:00Z".into());
+        assert_eq!(labels, expected);
     }
 }

@@ -112,13 +112,26 @@ impl DockerEngine {
         image: &PreparedImage,
     ) -> Result<(), EngineError> {
         let archive = archive(spec).during(OPERATION, spec.id.as_str())?;
-        let mounts = mounts(&spec.id, false);
-        let owner = &spec.ownership.owner;
-        let stager =
-            Stager::create(&self.client, owner, &image.runnable, mounts, OPERATION).await?;
+        let stager = match self.workspace_stager(spec, image).await {
+            Err(error) if error.kind == EngineErrorKind::NotFound => {
+                self.prepare_again(image).await?;
+                self.workspace_stager(spec, image).await
+            }
+            other => other,
+        }?;
         let result = stager.put(archive).await;
         stager.remove().await;
         result
+    }
+
+    async fn workspace_stager(
+        &self,
+        spec: &WorkspaceSpec,
+        image: &PreparedImage,
+    ) -> Result<Stager<'_>, EngineError> {
+        let labels = spec.ownership.labels(Role::Stager);
+        let mounts = mounts(&spec.id, false);
+        Stager::create(&self.client, labels, &image.runnable, mounts, OPERATION).await
     }
 
     pub(crate) async fn remove_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {

@@ -4,10 +4,26 @@ use forge_core::{Cause, Outcome, PhaseName, Verdict};
 
 /// What one attempt says about the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sign {
+pub enum Sign {
+    /// They ran and passed.
     Passed,
+    /// They, or the agent before them, were brought to an end, and they did not pass.
     NotPassed,
+    /// They were never reached, or it was not the task that kept them from passing.
     Nothing,
+}
+
+impl Sign {
+    /// The sign of an attempt that did not complete for `cause`, or completed, and whose last phase
+    /// was this one. What ended in setup, in whatever way, says nothing about the tests.
+    #[must_use]
+    pub const fn of(cause: Option<Cause>, last_phase: Option<PhaseName>) -> Self {
+        match (cause, last_phase) {
+            (None, _) => Self::Passed,
+            (Some(Cause::Task), Some(PhaseName::Solve | PhaseName::Verify)) => Self::NotPassed,
+            (Some(_), _) => Self::Nothing,
+        }
+    }
 }
 
 /// One attempt of an agent.
@@ -20,13 +36,10 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// What ended in setup, in whatever way, says nothing about the tests.
-    fn sign(&self) -> Sign {
-        match (self.outcome.cause(), self.last_phase) {
-            (None, _) => Sign::Passed,
-            (Some(Cause::Task), Some(PhaseName::Solve | PhaseName::Verify)) => Sign::NotPassed,
-            (Some(_), _) => Sign::Nothing,
-        }
+    /// What it says about the tests.
+    #[must_use]
+    pub fn sign(&self) -> Sign {
+        Sign::of(self.outcome.cause(), self.last_phase)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -64,6 +65,46 @@ pub(crate) fn open_for_reading(path: &Path) -> Outcome<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)
+}
+
+/// Opens the database at `path` for queries, also where nothing can be written and no writer is.
+///
+/// A write-ahead log needs its two files beside the database. Where they are missing and cannot be
+/// made, nobody has the database open, so SQLite may as well take it for a file that never changes.
+pub(crate) fn open_unattended(path: &Path) -> Outcome<Connection> {
+    refuse_remains(path)?;
+    let checked = |connection: Connection| -> Outcome<Connection> {
+        schema::check_current(&connection, path)?;
+        Ok(connection)
+    };
+    match open_for_reading(path).and_then(checked) {
+        // With a log there would be writes that the file alone does not show.
+        Err(fault) if fault.is_no_access() && length(&with_suffix(path, "-wal"))? == 0 => {
+            checked(open_unchanging(path)?)
+        }
+        other => other,
+    }
+}
+
+pub(crate) fn open_unchanging(path: &Path) -> Outcome<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    Ok(Connection::open_with_flags(unchanging_uri(path), flags)?)
+}
+
+/// Every byte that could mean something in a URI is written as its number.
+fn unchanging_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            uri.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
 }
 
 fn create_missing(path: &Path) -> Result<(), StoreError> {
@@ -165,4 +206,15 @@ fn enable_write_ahead_log(connection: &Connection, path: &Path) -> Outcome<()> {
 fn journal_mode(connection: &Connection) -> Outcome<String> {
     let mode = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     Ok(mode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_means_itself_in_a_uri() {
+        let uri = unchanging_uri(Path::new("/a b/100%?x#y/ä.db"));
+        assert_eq!(uri, "file:/a%20b/100%25%3fx%23y/%c3%a4.db?immutable=1");
+    }
 }

@@ -134,6 +134,20 @@ pub enum StoreError {
         /// The run.
         run: RunId,
     },
+    /// The file has no schema yet, or an older one, and has to be opened for writing once.
+    #[error("{} has to be brought up to date before it can be read", path.display())]
+    Outdated {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The record was opened for reading only.
+    #[error("could not {action}: {} was opened for reading only", path.display())]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+    },
     /// The store was closed.
     #[error("the record {} is closed", path.display())]
     Closed {
@@ -195,6 +209,8 @@ impl StoreError {
             | Self::Value { .. }
             | Self::StateConflict { .. }
             | Self::NotFound { .. }
+            | Self::Outdated { .. }
+            | Self::ReadOnly { .. }
             | Self::Closed { .. }
             | Self::ThreadGone { .. }
             | Self::Internal { .. } => return None,

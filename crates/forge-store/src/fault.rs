@@ -44,6 +44,12 @@ impl Fault {
         matches!(self, Self::Sqlite(error) if code(error).is_some_and(is_busy))
     }
 
+    /// Whether the file, or one that SQLite keeps beside it, could not be opened or made.
+    pub(crate) fn is_no_access(&self) -> bool {
+        let no_access = |code| matches!(code, ErrorCode::CannotOpen | ErrorCode::ReadOnly);
+        matches!(self, Self::Sqlite(error) if code(error).is_some_and(no_access))
+    }
+
     /// The error for callers: `action` on the database at `path` failed.
     pub(crate) fn during(self, action: &'static str, path: &Path) -> StoreError {
         match self {

@@ -1,31 +1,35 @@
 //! Queries, on a few read-only connections.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::Semaphore;
 
-use crate::connection;
 use crate::errors::StoreError;
 use crate::fault::Outcome;
 
 /// Queries at the same time; further ones wait.
 const CONNECTIONS: u32 = 4;
 
+/// How a connection for queries comes about.
+pub(crate) type Opening = fn(&Path) -> Outcome<Connection>;
+
 /// The read-only connections; each is opened when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Reader {
     path: PathBuf,
+    open: Opening,
     idle: Arc<Mutex<Vec<Connection>>>,
     places: Arc<Semaphore>,
 }
 
 impl Reader {
-    /// A reader of the database at `path`, which a writer keeps open.
-    pub(crate) fn new(path: PathBuf) -> Self {
+    /// A reader of the database at `path`, whose connections come about by `open`.
+    pub(crate) fn new(path: PathBuf, open: Opening) -> Self {
         Self {
             path,
+            open,
             idle: Arc::default(),
             places: Arc::new(Semaphore::new(CONNECTIONS as usize)),
         }
@@ -46,13 +50,14 @@ impl Reader {
             .map_err(|_| closed())?;
         let idle = Arc::clone(&self.idle);
         let path = self.path.clone();
+        let open = self.open;
         let answer = tokio::task::spawn_blocking(move || {
             // Held until the connection is back, even when the caller stopped waiting.
             let _place = place;
             let kept = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => connection::open_for_reading(&path)?,
+                None => open(&path)?,
             };
             let snapshot = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
             let answer = query(&snapshot);

@@ -30,6 +30,22 @@ pub(crate) fn check(connection: &Connection, path: &Path) -> Outcome<()> {
     pending(connection, path, MIGRATIONS).map(|_| ())
 }
 
+/// Refuses what cannot be read as it is: what [`check`] refuses, and a schema that is not the
+/// latest.
+pub(crate) fn check_current(connection: &Connection, path: &Path) -> Outcome<()> {
+    check(connection, path)?;
+    if pending(connection, path, MIGRATIONS)?.is_empty() {
+        return Ok(());
+    }
+    Err(outdated(path).into())
+}
+
+fn outdated(path: &Path) -> StoreError {
+    StoreError::Outdated {
+        path: path.to_owned(),
+    }
+}
+
 /// Brings the database to the latest version, in one transaction; others wait meanwhile.
 pub(crate) fn migrate(connection: &mut Connection, path: &Path, steps: &[&str]) -> Outcome<()> {
     if pending(connection, path, steps)?.is_empty() {
@@ -80,6 +96,11 @@ pub(crate) fn owner(connection: &mut Connection, fresh: &OwnerId) -> Outcome<Own
     let owner = recorded_owner(&transaction)?;
     transaction.commit()?;
     Ok(owner.unwrap_or_else(|| fresh.clone()))
+}
+
+/// The owner recorded at the first open. None is there only when that broke off half-way.
+pub(crate) fn known_owner(connection: &Connection, path: &Path) -> Outcome<OwnerId> {
+    Ok(recorded_owner(connection)?.ok_or_else(|| outdated(path))?)
 }
 
 fn recorded_owner(connection: &Connection) -> Outcome<Option<OwnerId>> {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use forge_core::OwnerId;
 use rusqlite::{Connection, Transaction};
 
+use crate::connection;
 use crate::errors::StoreError;
 use crate::fault::Outcome;
 use crate::reader::Reader;
+use crate::schema;
 use crate::writer::Writer;
 
 /// The record of an installation. Clones share one writer thread.
@@ -26,7 +28,8 @@ struct Shared {
     owner: OwnerId,
     // Dropped before the writer, so that the writer's connection is the last and tidies the log.
     reader: Reader,
-    writer: Writer,
+    /// `None` when the record was opened for reading only.
+    writer: Option<Writer>,
 }
 
 impl Store {
@@ -42,13 +45,39 @@ impl Store {
     pub async fn open(path: impl Into<PathBuf>, fresh_owner: OwnerId) -> Result<Self, StoreError> {
         let path = path.into();
         let (writer, owner) = Writer::start(path.clone(), fresh_owner).await?;
-        let reader = Reader::new(path.clone());
+        let reader = Reader::new(path.clone(), connection::open_for_reading);
         Ok(Self {
             shared: Arc::new(Shared {
                 path,
                 owner,
                 reader,
-                writer,
+                writer: Some(writer),
+            }),
+        })
+    }
+
+    /// Opens the record at `path` for reading, also where nothing can be written: on a disk that is
+    /// mounted read-only, or in a folder of somebody else. Writes are refused with
+    /// [`StoreError::ReadOnly`].
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`StoreError::Io`] also when the file is not there, and
+    /// [`StoreError::Outdated`] when [`Store::open`] would migrate it.
+    pub async fn open_read_only(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let path = path.into();
+        let reader = Reader::new(path.clone(), connection::open_unattended);
+        let owner = reader
+            .read("open the record", {
+                let path = path.clone();
+                move |connection| schema::known_owner(connection, &path)
+            })
+            .await?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path,
+                owner,
+                reader,
+                writer: None,
             }),
         })
     }
@@ -72,7 +101,10 @@ impl Store {
     /// What closing the database ran into, or [`StoreError::ThreadGone`].
     pub async fn close(&self) -> Result<(), StoreError> {
         self.shared.reader.close().await;
-        self.shared.writer.close().await
+        match &self.shared.writer {
+            Some(writer) => writer.close().await,
+            None => Ok(()),
+        }
     }
 
     /// One transaction on the writer thread.
@@ -81,7 +113,13 @@ impl Store {
         T: Send + 'static,
         J: FnOnce(&Transaction<'_>) -> Outcome<T> + Send + 'static,
     {
-        self.shared.writer.write(action, job).await
+        match &self.shared.writer {
+            Some(writer) => writer.write(action, job).await,
+            None => Err(StoreError::ReadOnly {
+                path: self.shared.path.clone(),
+                action,
+            }),
+        }
     }
 
     /// One query on a read-only connection.
@@ -96,6 +134,6 @@ impl Store {
     /// Reaches behind the methods, to provoke what cannot be provoked through them.
     #[cfg(test)]
     pub(crate) fn writer(&self) -> &Writer {
-        &self.shared.writer
+        self.shared.writer.as_ref().expect("opened for writing")
     }
 }

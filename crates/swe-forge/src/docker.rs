@@ -49,8 +49,10 @@ async fn connect(request: &EngineRequest, init: InitBinary) -> Result<DockerEngi
         init_binary: init,
         channel_root: request.channel_root.clone(),
         owner: request.owner.clone(),
+        holder: forge_orchestrator::holder::this_process(),
         disk_sharing: DiskSharing::Probe,
-        allow_pull: true,
+        // An attempt must not wait for a registry while no deadline of its own runs.
+        allow_pull: false,
     })
     .await
 }

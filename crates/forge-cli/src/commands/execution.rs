@@ -1,5 +1,6 @@
 //! What `run` and `validate` share: from task directories to a report and an exit code.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +20,7 @@ use crate::progress::{self, Aim, Board};
 use crate::provider::Need;
 use crate::results;
 use crate::session::Session;
+use crate::style::Style;
 use crate::units;
 
 /// The most attempts at once that nobody asked for.
@@ -73,7 +75,15 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
     match written {
         // The tasks' result counts, not who reads about it.
         Err(error) if !error.is_reader_gone() => Err(error),
-        _ => Ok(status),
+        _ => Ok(match &summary.unwritten {
+            // Standard output has the result already; it must stay the one document it is.
+            Some(error) => {
+                let text = forge_orchestrator::failure::chain(error);
+                session.printer.remark(Style::Bad, "error", &text);
+                ExitStatus::Infrastructure
+            }
+            None => status,
+        }),
     }
 }
 
@@ -96,9 +106,22 @@ async fn watched(
 /// The folder for runs, made when it is missing, before anything else is.
 async fn make_out_folder(out: PathBuf) -> Result<PathBuf, CliError> {
     let out = std::path::absolute(&out).map_err(CliError::file("find", &out))?;
-    let made = tokio::fs::create_dir_all(&out).await;
-    made.map_err(CliError::file("make the folder", &out))?;
-    Ok(out)
+    match tokio::fs::create_dir_all(&out).await {
+        Ok(()) => Ok(out),
+        Err(error) if is_in_the_way(error.kind()) => {
+            let message = format!("--out {}: a file is in the way", escape::path(&out));
+            Err(CliError::input(message).or_rather("give a folder, or one that can be made"))
+        }
+        Err(error) => Err(CliError::file("make the folder", &out)(error)),
+    }
+}
+
+/// Whether a folder cannot be made because it, or something above it, is something else.
+fn is_in_the_way(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Twice the cores, since attempts wait for the engine and the disk as well; at most ten.

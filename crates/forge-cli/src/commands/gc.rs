@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::arguments::{Format, GcArguments};
 use crate::error::CliError;
 use crate::exit_status::ExitStatus;
+use crate::printer::Printer;
 use crate::provider::Need;
 use crate::session::Session;
 use crate::style::Style;
@@ -26,25 +27,45 @@ pub(super) async fn carry_out(
         now: Timestamp::now(),
     };
     let report = gc::collect(&*engine, store.owner(), options).await?;
-    if !options.dry_run {
-        gc::settle_dead_runs(&*engine, &store, options.now).await?;
-    }
     let printer = &session.printer;
-    match arguments.output.format {
-        Format::Json => printer.json(&report)?,
-        Format::Human => {
-            if !report.leftovers.is_empty() {
-                let table = table(&report, options);
-                printer.text(&table.render(printer.out_paint(), printer.out_width()))?;
-            }
-            printer.progress(&summary(&report, options));
+    // What was removed is said first, since nobody could find out after an error of the record; and
+    // the record is settled even when nobody reads what is said.
+    let shown = show(&report, options, arguments.output.format, printer);
+    let mut status = ExitStatus::Success;
+    if report.failures() > 0 {
+        status = ExitStatus::Infrastructure;
+    }
+    if !options.dry_run {
+        let settled = gc::settle_dead_runs(&*engine, &store, options.now).await;
+        if let Err(error) = settled.map_err(CliError::from) {
+            // Not returned: the one JSON document is written already.
+            printer.error_stream(&error.render(printer.err_paint()));
+            status = ExitStatus::Infrastructure;
         }
     }
-    Ok(if report.failures() > 0 {
-        ExitStatus::Infrastructure
-    } else {
-        ExitStatus::Success
-    })
+    match shown {
+        Err(error) if !error.is_reader_gone() => Err(error),
+        _ => Ok(status),
+    }
+}
+
+fn show(
+    report: &GcReport,
+    options: GcOptions,
+    format: Format,
+    printer: &Printer,
+) -> Result<(), CliError> {
+    match format {
+        Format::Json => printer.json(report)?,
+        Format::Human => {
+            if !report.leftovers.is_empty() {
+                let table = table(report, options);
+                printer.text(&table.render(printer.out_paint(), printer.out_width()))?;
+            }
+            printer.progress(&summary(report, options));
+        }
+    }
+    Ok(())
 }
 
 fn table(report: &GcReport, options: GcOptions) -> Table {

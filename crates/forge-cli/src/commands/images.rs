@@ -1,4 +1,4 @@
-//! `swe-forge images`: base images are made, listed and removed.
+//! `swe-forge images`: base images are made, listed and removed, with what was prepared from them.
 
 use forge_engine::images::{ImageStore, ImageSummary};
 use forge_engine::{Engine, EngineError, EngineErrorKind, Operation};
@@ -6,8 +6,10 @@ use forge_images::{
     BaseImage, BuildSettings, Ensured, ImageBuilder, ImageSource, ImageState, ImagesError,
     SourceChoice, labels,
 };
+use jiff::Timestamp;
 use serde::Serialize;
 
+use super::prepared::{self, Ground, Prepared};
 use crate::arguments::{Format, ImageOrigin, ImagesArguments, ImagesCommand};
 use crate::error::{CliError, ErrorDocument};
 use crate::escape;
@@ -23,7 +25,6 @@ pub(super) async fn carry_out(
     session: &Session,
     arguments: ImagesArguments,
 ) -> Result<ExitStatus, CliError> {
-    let printer = &session.printer;
     match arguments.command {
         ImagesCommand::Build {
             names,
@@ -39,20 +40,9 @@ pub(super) async fn carry_out(
             };
             build(session, &images, settings, output.format).await
         }
-        ImagesCommand::Ls { output } => {
-            let record = session.record().await?;
-            let engine = session.engine(record.owner(), Need::Management).await?;
-            let images = list(store(&*engine)?).await?;
-            match output.format {
-                Format::Json => printer.json(&images)?,
-                Format::Human => {
-                    let table = table(&images);
-                    printer.text(&table.render(printer.out_paint(), printer.out_width()))?;
-                }
-            }
-            Ok(ExitStatus::Success)
-        }
+        ImagesCommand::Ls { output } => show(session, output.format).await,
         ImagesCommand::Rm { names } => remove(session, &parse(&names)?).await,
+        ImagesCommand::Prune { output } => prune(session, output.format).await,
     }
 }
 
@@ -170,6 +160,35 @@ fn built<'a>(images: impl Iterator<Item = &'a Ensured>) -> Table {
     table
 }
 
+/// What `images ls` writes as JSON.
+#[derive(Debug, Serialize)]
+struct Listing {
+    images: Vec<Listed>,
+    prepared: Vec<Prepared>,
+}
+
+async fn show(session: &Session, format: Format) -> Result<ExitStatus, CliError> {
+    let printer = &session.printer;
+    let record = session.record().await?;
+    let engine = session.engine(record.owner(), Need::Management).await?;
+    let store = store(&*engine)?;
+    let images = list(store).await?;
+    let found = store.list_images().await?;
+    let prepared = prepared::list(store, &found, Timestamp::now()).await?;
+    match format {
+        Format::Json => printer.json(&Listing { images, prepared })?,
+        Format::Human => {
+            let (paint, width) = (printer.out_paint(), printer.out_width());
+            printer.text(&table(&images).render(paint, width))?;
+            if !prepared.is_empty() {
+                let table = prepared::table(&prepared);
+                printer.text(&format!("\n{}", table.render(paint, width)))?;
+            }
+        }
+    }
+    Ok(ExitStatus::Success)
+}
+
 /// A base image, there or not, as the JSON documents have it.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Listed {
@@ -259,13 +278,15 @@ pub(super) fn table(images: &[Listed]) -> Table {
     table
 }
 
-/// Removes every tag of the images named, those of earlier contents as well.
+/// Removes every tag of the images named, those of earlier contents as well, and what was prepared
+/// from them.
 async fn remove(session: &Session, images: &[BaseImage]) -> Result<ExitStatus, CliError> {
     let record = session.record().await?;
     let engine = session.engine(record.owner(), Need::Management).await?;
     let store = store(&*engine)?;
     let found = store.list_images().await?;
     for image in images {
+        remove_prepared_from(*image, &found, store, &session.printer).await?;
         let tags: Vec<&String> = found
             .iter()
             .flat_map(|summary| &summary.tags)
@@ -283,9 +304,116 @@ async fn remove(session: &Session, images: &[BaseImage]) -> Result<ExitStatus, C
     Ok(ExitStatus::Success)
 }
 
+/// Before the image itself, which an engine keeps as long as others are made from it.
+async fn remove_prepared_from(
+    image: BaseImage,
+    found: &[ImageSummary],
+    store: &dyn ImageStore,
+    printer: &Printer,
+) -> Result<(), CliError> {
+    let is_base = |base: &&ImageSummary| base.tags.iter().any(|tag| is_tag_of(tag, image));
+    let ids: Vec<&str> = found
+        .iter()
+        .filter(is_base)
+        .map(|base| base.id.as_str())
+        .collect();
+    for derived in found {
+        if !prepared::made_from(derived).is_some_and(|of| ids.contains(&of)) {
+            continue;
+        }
+        let name = prepared::name(&derived.tags, &derived.id);
+        if prepared::remove(store, &derived.tags, &derived.id).await? {
+            say_removed(printer, name);
+        } else {
+            say_in_use(printer, name);
+        }
+    }
+    Ok(())
+}
+
+/// What became of an image that serves nobody, as the JSON document has it.
+#[derive(Debug, Serialize)]
+struct Pruned {
+    image: String,
+    id: String,
+    ground: Ground,
+    /// Bytes that are free now, where that is known.
+    freed_bytes: Option<u64>,
+    /// `false`: a container holds it.
+    removed: bool,
+}
+
+async fn prune(session: &Session, format: Format) -> Result<ExitStatus, CliError> {
+    let printer = &session.printer;
+    let record = session.record().await?;
+    let engine = session.engine(record.owner(), Need::Management).await?;
+    let pruned = remove_superfluous(store(&*engine)?, Timestamp::now()).await?;
+    match format {
+        Format::Json => printer.json(&pruned)?,
+        Format::Human => {
+            for each in &pruned {
+                if each.removed {
+                    let line = format!("{} ({})", each.image, each.ground.shown());
+                    say_removed(printer, &line);
+                } else {
+                    say_in_use(printer, &each.image);
+                }
+            }
+            if pruned.is_empty() {
+                printer.progress("every image serves somebody");
+            }
+        }
+    }
+    Ok(ExitStatus::Success)
+}
+
+async fn remove_superfluous(
+    store: &dyn ImageStore,
+    now: Timestamp,
+) -> Result<Vec<Pruned>, CliError> {
+    let mut pruned = Vec::new();
+    let found = store.list_images().await?;
+    for image in prepared::list(store, &found, now).await? {
+        let Some(ground) = image.superfluous else {
+            continue;
+        };
+        let removed = prepared::remove(store, &image.tags, &image.id).await?;
+        pruned.push(Pruned {
+            image: prepared::name(&image.tags, &image.id).to_owned(),
+            ground,
+            freed_bytes: image.added_bytes.filter(|_| removed),
+            removed,
+            id: image.id,
+        });
+    }
+    // Looked for only now: with the last image made from it, an engine removes it by itself, or
+    // shows it for the first time.
+    for image in store.list_images().await? {
+        if prepared::is_nameless_base(&image, now) {
+            let removed = prepared::remove(store, &[], &image.id).await?;
+            pruned.push(Pruned {
+                image: prepared::name(&[], &image.id).to_owned(),
+                ground: Ground::Untagged,
+                freed_bytes: Some(image.size_bytes).filter(|_| removed),
+                removed,
+                id: image.id,
+            });
+        }
+    }
+    Ok(pruned)
+}
+
 fn is_tag_of(tag: &str, image: BaseImage) -> bool {
     tag.rsplit_once(':')
         .is_some_and(|(repository, _)| repository == image.repository())
+}
+
+fn say_in_use(printer: &Printer, name: &str) {
+    let line = format!(
+        "{} is in use by a container and stays; `swe-forge images prune` removes it later",
+        escape::line(name)
+    );
+    printer.remark(Style::Warning, "kept", &line);
 }
 
 fn say_removed(printer: &Printer, tag: &str) {

@@ -9,6 +9,7 @@ mod gc;
 mod images;
 mod logs;
 mod man;
+mod prepared;
 mod ps;
 mod recorded;
 mod run;
@@ -56,7 +57,9 @@ pub(crate) fn writes_json(command: &Command) -> bool {
         Command::Check(arguments) => arguments.output,
         Command::Doctor(arguments) => arguments.output,
         Command::Images(arguments) => match arguments.command {
-            ImagesCommand::Build { output, .. } | ImagesCommand::Ls { output } => output,
+            ImagesCommand::Build { output, .. }
+            | ImagesCommand::Ls { output }
+            | ImagesCommand::Prune { output } => output,
             ImagesCommand::Rm { .. } => return false,
         },
         Command::Ps(arguments) => arguments.output,

@@ -255,3 +255,65 @@ async fn an_unreachable_registry_has_nothing() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_pulled_is_not_there() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let engine = bench.stranger_with(|options| options.allow_pull = true);
+        let engine = engine.await;
+        let error = engine
+            .prepare_image("127.0.0.1:1/nothing:1")
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("could not be pulled"), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_prepared_with_another_init_goes_unless_it_is_used_and_can_come_again() {
+    for sharing in BOTH_WAYS {
+        with_bench(sharing, |bench| async move {
+            let images = bench.engine.images().unwrap();
+            let name = tag(&bench, "superseded");
+            let options = ImportOptions {
+                tags: vec![name.clone()],
+                ..ImportOptions::default()
+            };
+            let root = archive(&[("file", b"text", 0o644)]);
+            images.import_image(root, &options).await.unwrap();
+            let with_init = |byte: u8| {
+                let mut init = init_bytes().to_vec();
+                init.push(byte);
+                bench.stranger_with(move |options| options.init_binary.bytes = init.into())
+            };
+            let first = bench.engine.prepare_image(&name).await.unwrap();
+            let labels = images.inspect_image(&first.runnable).await.unwrap();
+            assert_eq!(labels.unwrap().labels[keys::HOLDER], "");
+
+            let id = bench.id("superseded");
+            let user = next_user();
+            let workspace = bench.workspace_spec(&id, user);
+            let spec = bench.sandbox_spec(&id, user);
+            let second = with_init(1).await.prepare_image(&name).await.unwrap();
+            let gone = images.inspect_image(&first.runnable).await.unwrap();
+            assert_eq!(gone, None);
+
+            let engine = &bench.engine;
+            engine.create_workspace(&workspace, &first).await.unwrap();
+            engine.create(&spec, &first, &secret()).await.unwrap();
+            let gone = images.inspect_image(&second.runnable).await.unwrap();
+            assert_eq!(gone, None);
+
+            let third = with_init(2).await.prepare_image(&name).await.unwrap();
+            let used = images.inspect_image(&first.runnable).await.unwrap();
+            engine.destroy(&id).await.unwrap();
+            for image in [&first.runnable, &third.runnable, &name] {
+                forget(image).await;
+            }
+            assert!(used.is_some());
+        })
+        .await;
+    }
+}

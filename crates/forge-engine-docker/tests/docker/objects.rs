@@ -1,11 +1,15 @@
 //! What is on the engine, and what is ours of it.
 
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
 use bollard::models::VolumeCreateRequest;
-use bollard::query_parameters::RemoveVolumeOptions;
+use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
+use forge_core::OwnerId;
 use forge_core::ownership::keys;
 use forge_engine::{Engine, EngineErrorKind, ObjectKind};
 
-use crate::support::{BOTH_WAYS, next_user, raw_docker, secret, with_bench};
+use crate::support::{BOTH_WAYS, next_user, raw_docker, run, secret, with_bench};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listing_holds_exactly_what_was_made() {
@@ -102,4 +106,44 @@ async fn the_engine_describes_itself_and_the_shared_disk_is_proved() {
         })
         .await;
     }
+}
+
+fn make_old(folder: &Path) {
+    let then = SystemTime::now() - Duration::from_secs(3600);
+    let folder = std::fs::File::open(folder).unwrap();
+    folder.set_modified(then).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_removes_folders_whose_container_somebody_else_removed() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let lost = bench.sandbox("lost").await;
+        let lost_folder = bench.channels().pop().unwrap();
+        let kept = bench.sandbox("kept").await;
+        assert_eq!(bench.channels().len(), 2);
+        let options = RemoveContainerOptions {
+            force: true,
+            ..RemoveContainerOptions::default()
+        };
+        let container = format!("swe-forge-task-{}", lost.id());
+        raw_docker()
+            .remove_container(&container, Some(options))
+            .await
+            .unwrap();
+        // Too young to be judged.
+        bench.engine.list(Some(&bench.owner)).await.unwrap();
+        assert_eq!(bench.channels().len(), 2);
+        for folder in bench.channels() {
+            make_old(&folder);
+        }
+        let other = OwnerId::new("somebody-else").unwrap();
+        bench.engine.list(Some(&other)).await.unwrap();
+        assert_eq!(bench.channels().len(), 2);
+        bench.engine.list(Some(&bench.owner)).await.unwrap();
+        assert_eq!(bench.channels().len(), 1);
+        assert!(!lost_folder.exists());
+        let done = run(&*kept, &["/bin/true"]).await;
+        assert!(done.succeeded(), "{done:?}");
+    })
+    .await;
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -47,6 +47,10 @@ pub(crate) fn init_bytes() -> Arc<[u8]> {
         .into()
 }
 
+/// Who holds what tests make.
+pub(crate) const HOLDER: &str = "test";
+const CHANNELS: &str = "channels";
+
 /// An engine with an owner label that only one test has.
 pub(crate) struct Bench {
     pub(crate) engine: DockerEngine,
@@ -56,20 +60,19 @@ pub(crate) struct Bench {
     folder: tempfile::TempDir,
 }
 
-async fn engine(sharing: DiskSharing, folder: &Path, owner: &OwnerId) -> DockerEngine {
-    DockerEngine::connect(DockerOptions {
+fn options(sharing: DiskSharing, folder: &Path, owner: &OwnerId) -> DockerOptions {
+    DockerOptions {
         host: None,
         environment: Environment::of_process(),
         init_binary: InitBinary {
             bytes: init_bytes(),
         },
-        channel_root: folder.join("channels"),
+        channel_root: folder.join(CHANNELS),
         owner: owner.clone(),
+        holder: HOLDER.into(),
         disk_sharing: sharing,
         allow_pull: false,
-    })
-    .await
-    .unwrap()
+    }
 }
 
 /// Users of concurrent sandboxes differ.
@@ -81,7 +84,9 @@ impl Bench {
         let owner = OwnerId::new(format!("test-{}", uuid.simple())).unwrap();
         let folder = tempfile::tempdir().unwrap();
         Self {
-            engine: engine(sharing, folder.path(), &owner).await,
+            engine: DockerEngine::connect(options(sharing, folder.path(), &owner))
+                .await
+                .unwrap(),
             owner,
             run: RunId::from_uuid(uuid),
             sharing,
@@ -91,7 +96,24 @@ impl Bench {
 
     /// The same engine as another process sees it.
     pub(crate) async fn stranger(&self) -> DockerEngine {
-        engine(self.sharing, self.folder.path(), &self.owner).await
+        self.stranger_with(|_| ()).await
+    }
+
+    /// The same for a process that was started in another way.
+    pub(crate) async fn stranger_with(
+        &self,
+        change: impl FnOnce(&mut DockerOptions),
+    ) -> DockerEngine {
+        let mut options = options(self.sharing, self.folder.path(), &self.owner);
+        change(&mut options);
+        DockerEngine::connect(options).await.unwrap()
+    }
+
+    /// The folders of sockets.
+    pub(crate) fn channels(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.path().join(CHANNELS)).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.is_dir()).collect()
     }
 
     pub(crate) fn ownership(&self) -> Ownership {

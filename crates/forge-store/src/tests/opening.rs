@@ -228,3 +228,57 @@ async fn a_folder_in_place_of_the_file_is_refused() {
         "{missing:?}"
     );
 }
+
+#[tokio::test]
+async fn a_record_opened_for_reading_shows_everything_and_takes_nothing() {
+    let home = Home::new();
+    let (writer, id) = with_attempt(&home).await;
+    let beside_a_writer = Store::open_read_only(home.database()).await.unwrap();
+    assert_eq!(beside_a_writer.owner(), writer.owner());
+    beside_a_writer.attempt(&id).await.unwrap();
+    writer.begin_run(&new_run(2)).await.unwrap();
+    beside_a_writer.run(&run_id(2)).await.unwrap();
+    let refused = beside_a_writer.begin_run(&new_run(3)).await.unwrap_err();
+    assert!(
+        matches!(refused, StoreError::ReadOnly { .. }),
+        "{refused:?}"
+    );
+    beside_a_writer.close().await.unwrap();
+    writer.close().await.unwrap();
+    let alone = Store::open_read_only(home.database()).await.unwrap();
+    alone.attempt(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_in_a_folder_that_cannot_be_written_can_be_read() {
+    let home = Home::new();
+    let database = home.made().await;
+    let folder = database.parent().unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o500)).unwrap();
+    let store = Store::open_read_only(&database).await.unwrap();
+    assert_eq!(store.runs(10).await.unwrap(), []);
+    store.close().await.unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    // Permissions do not stop root, so what is done without them is looked at by itself.
+    let unchanging = connection::open_unchanging(&database).unwrap();
+    schema::check_current(&unchanging, &database).unwrap();
+}
+
+#[tokio::test]
+async fn what_would_have_to_be_migrated_or_is_damaged_is_not_read() {
+    let home = Home::new();
+    let path = home.folder().join("file");
+    for (content, expected) in [
+        (&b""[..], "has to be brought up to date"),
+        (b"short", "is damaged or not a database"),
+    ] {
+        fs::write(&path, content).unwrap();
+        let error = Store::open_read_only(&path).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+    let error = Store::open_read_only(home.folder().join("missing"))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
+}

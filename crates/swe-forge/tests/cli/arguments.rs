@@ -74,6 +74,18 @@ fn a_folder_without_tasks_is_bad_input() {
 }
 
 #[test]
+fn a_file_in_place_of_the_folder_for_results_is_bad_input() {
+    let home = Home::new();
+    home.good_task("one");
+    std::fs::write(home.path().join("file"), "").unwrap();
+    for out in ["file", "file/below"] {
+        run(home.swe_forge(&["run", "tasks", "--agent", "nop", "--out", out]))
+            .expect(2, &[out, "a file is in the way", "hint: give a folder"]);
+    }
+    assert!(!home.path().join("state").exists());
+}
+
+#[test]
 fn with_json_the_error_is_a_document_as_well() {
     let home = Home::new();
     home.task("bad", "{}");

@@ -46,6 +46,23 @@ fn what_a_task_says_reaches_no_terminal_raw() {
 }
 
 #[test]
+fn json_shows_no_character_that_moves_a_cursor_or_hides_text() {
+    let home = Home::new();
+    for name in ["\u{9b}dir", "\u{202e}rid", "d\u{feff}ir"] {
+        let ended = run(home.swe_forge(&["check", name, "--format", "json"])).expect(2, &[]);
+        assert!(!ended.stdout.contains(name), "{:?}", ended.stdout);
+        ended.json();
+    }
+    // The document says the same as before: the character, written as its number.
+    std::fs::create_dir(home.path().join("\u{202e}")).unwrap();
+    home.task("\u{202e}/task", "[]");
+    let ended = run(home.swe_forge(&["check", "\u{202e}", "--format", "json"])).expect(2, &[]);
+    assert!(ended.stdout.contains("\\u202e"), "{}", ended.stdout);
+    let file = ended.json()["errors"][0]["file"].clone();
+    assert!(file.as_str().unwrap().contains('\u{202e}'), "{file}");
+}
+
+#[test]
 fn json_is_one_document_with_tasks_and_errors() {
     let home = Home::new();
     home.good_task("one");

@@ -1,6 +1,10 @@
 //! Commands that read the record, when there is nothing in it.
 
+use std::fs::Permissions;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::{Home, run};
@@ -40,6 +44,43 @@ fn a_record_that_is_no_database_is_left_alone_and_said() {
             .unwrap()
             .starts_with("not a database")
     );
+}
+
+#[test]
+fn a_record_that_cannot_be_written_can_be_read() {
+    /// Somebody who may do nothing.
+    const NOBODY: u32 = 65534;
+    let home = Home::new();
+    let state = home.path().join("state");
+    // Makes the record before it looks for the engine.
+    run(home.swe_forge(&["gc"])).expect(3, &["nobody.sock"]);
+    let open_to = |path: &Path, mode| {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    open_to(home.path(), 0o755);
+    for entry in std::fs::read_dir(&state).unwrap() {
+        open_to(&entry.unwrap().path(), 0o444);
+    }
+    open_to(&state, 0o555);
+    let is_root = std::fs::write(state.join("probe"), "").is_ok();
+    for (arguments, code, said) in [
+        (&["ps", "--all"][..], 0, "no attempt is recorded"),
+        (&["show", "x"], 2, "no attempt 'x' is recorded"),
+        (&["logs", "x"], 2, "no attempt 'x' is recorded"),
+        (&["artifacts", "x"], 2, "no attempt 'x' is recorded"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_swe-forge"));
+        command
+            .args(arguments)
+            .env("SWE_FORGE_HOME", &state)
+            .current_dir(home.path());
+        if is_root {
+            // Permissions do not stop root.
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        run(assert_cmd::Command::from_std(command)).expect(code, &[said]);
+    }
+    open_to(&state, 0o755);
 }
 
 #[test]

@@ -1,0 +1,190 @@
+//! Folders of sockets whose sandbox is gone: found by their age, removed by whoever lists.
+//!
+//! A folder goes with the container it was made for. Where somebody else has removed the
+//! container, or this process's predecessor died between making the two, no object on the engine
+//! leads to the folder any more, so the folders themselves are looked through.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use forge_wire::SOCKET_NAME;
+use tokio::net::UnixStream;
+
+use crate::channel::ChannelFolder;
+use crate::engine::{DiskSharing, DockerEngine};
+use crate::names::{owner_filter, sandbox_of};
+
+/// A younger folder may wait for its container: far more than making one takes.
+const AGE: Duration = Duration::from_secs(600);
+/// Length of a folder's name, see [`ChannelFolder::of`].
+const NAME_LENGTH: usize = 16;
+
+impl DockerEngine {
+    /// Removes folders that no sandbox uses. Quiet, since nobody asked for it: what cannot be
+    /// removed now is found again by the next listing.
+    pub(crate) async fn sweep_channels(&self) {
+        if self.disk_sharing == DiskSharing::Never {
+            return;
+        }
+        let root = self.channel_root.path();
+        let aged = aged_folders(root);
+        if aged.is_empty() {
+            return;
+        }
+        // Asked after the folders were seen, and about every owner: one that shares this folder
+        // loses nothing either.
+        let containers = match self.list_containers(owner_filter(None)).await {
+            Ok(containers) => containers,
+            Err(error) => {
+                tracing::debug!(%error, "left channel folders were not looked for");
+                return;
+            }
+        };
+        let used: HashSet<PathBuf> = containers
+            .iter()
+            .filter_map(|container| sandbox_of(&container.name))
+            .map(|id| ChannelFolder::of(root, &id).path().to_owned())
+            .collect();
+        for folder in aged.iter().filter(|folder| !used.contains(*folder)) {
+            sweep(folder).await;
+        }
+    }
+}
+
+async fn sweep(folder: &Path) {
+    // The sandbox may be on another engine that uses the same folder. And whoever makes a sandbox
+    // in an old folder touches it first.
+    if is_answered(&folder.join(SOCKET_NAME)).await || !is_aged(folder) {
+        return;
+    }
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => tracing::debug!(folder = %folder.display(), "a left channel folder is removed"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::debug!(folder = %folder.display(), %error, "a left channel folder stays");
+        }
+    }
+}
+
+/// Whether anybody may listen at a socket; what is unclear counts as yes.
+async fn is_answered(socket: &Path) -> bool {
+    match std::fs::symlink_metadata(socket) {
+        // A link that a task has made leads to somebody else's socket.
+        Ok(found) if !found.file_type().is_socket() => return false,
+        Ok(_) => {}
+        Err(error) => return error.kind() != io::ErrorKind::NotFound,
+    }
+    match UnixStream::connect(socket).await {
+        Ok(_) => true,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+        ),
+    }
+}
+
+fn aged_folders(root: &Path) -> Vec<PathBuf> {
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::debug!(%error, "the channel folder could not be read");
+            return Vec::new();
+        }
+    };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_name))
+        .map(|entry| entry.path())
+        .filter(|path| is_aged(path))
+        .collect()
+}
+
+fn is_name(name: &str) -> bool {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.len() == NAME_LENGTH && name.bytes().all(digit)
+}
+
+/// Whether it is a folder that has not changed for long.
+fn is_aged(path: &Path) -> bool {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return false;
+    };
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    metadata.is_dir() && age.is_some_and(|age| age > AGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forge_core::{SandboxId, UserId};
+
+    fn aged(path: &Path) {
+        let then = SystemTime::now() - AGE - Duration::from_secs(60);
+        let folder = std::fs::File::open(path).unwrap();
+        folder.set_modified(then).unwrap();
+    }
+
+    fn folder(root: &Path, name: &str) -> PathBuf {
+        let path = root.join(name);
+        std::fs::create_dir(&path).unwrap();
+        aged(&path);
+        path
+    }
+
+    #[test]
+    fn only_old_folders_with_the_name_of_a_channel_are_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let old = folder(root.path(), "0123456789abcdef");
+        folder(root.path(), "probe-0123456789");
+        folder(root.path(), "0123456789ABCDEF");
+        std::fs::create_dir(root.path().join("fedcba9876543210")).unwrap();
+        std::os::unix::fs::symlink(&old, root.path().join("00000000000000ff")).unwrap();
+        assert_eq!(aged_folders(root.path()), [old]);
+        assert!(aged_folders(&root.path().join("absent")).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_folder_whose_socket_answers_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let path = folder(root.path(), "0123456789abcdef");
+        let socket = path.join(SOCKET_NAME);
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        aged(&path);
+        sweep(&path).await;
+        assert!(socket.exists());
+        drop(listener);
+        sweep(&path).await;
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_used_again_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let id = SandboxId::new("again").unwrap();
+        let channel = ChannelFolder::of(root.path(), &id);
+        let user = UserId::for_slot(1);
+        assert!(channel.make(user).unwrap());
+        aged(channel.path());
+        assert!(!channel.make(user).unwrap());
+        sweep(channel.path()).await;
+        assert!(channel.exists());
+    }
+
+    #[tokio::test]
+    async fn a_link_to_a_socket_of_somebody_else_is_no_answer() {
+        let root = tempfile::tempdir().unwrap();
+        let foreign = root.path().join("foreign");
+        let _listener = std::os::unix::net::UnixListener::bind(&foreign).unwrap();
+        let path = folder(root.path(), "0123456789abcdef");
+        std::os::unix::fs::symlink(&foreign, path.join(SOCKET_NAME)).unwrap();
+        aged(&path);
+        sweep(&path).await;
+        assert!(!path.exists() && foreign.exists());
+    }
+}
