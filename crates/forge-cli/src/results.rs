@@ -1,5 +1,7 @@
 //! The result of a run or a validation as people read it.
 
+use std::collections::HashMap;
+
 use forge_api::report::{Report, TaskReport, ValidationReport};
 use forge_core::life_cycle::StateName;
 use forge_core::{Reason, Verdict};
@@ -100,9 +102,12 @@ fn verdicts(validation: &[ValidationReport]) -> Table {
 /// What was remarked about attempts, each remark once.
 fn notes(tasks: &[TaskReport], paint: Paint) -> String {
     let mut notes: Vec<(&str, Vec<&str>)> = Vec::new();
+    // Where each remark is in `notes`, which has them in the order they were first made.
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for task in tasks {
         for note in &task.notes {
-            match notes.iter_mut().find(|(known, _)| known == note) {
+            let place = *places.entry(note).or_insert(notes.len());
+            match notes.get_mut(place) {
                 Some((_, tasks)) => tasks.push(&task.task_id),
                 None => notes.push((note, vec![&task.task_id])),
             }

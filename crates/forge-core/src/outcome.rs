@@ -60,6 +60,8 @@ pub enum Reason {
     DeadlineExceeded,
     /// The phase's command could not be started in the image.
     CommandNotRunnable,
+    /// The task left its workspace in a state in which verification cannot be set up.
+    WorkspaceUnusable,
     /// The oracle agent was asked for, and the task brings no solution.
     NoSolution,
     /// The command agent was asked for, and neither the task nor the caller names a command.
@@ -86,7 +88,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for tables and schemas.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::SetupFailed,
         Self::SolveFailed,
         Self::TestsFailed,
@@ -97,6 +99,7 @@ impl Reason {
         Self::OutputLimit,
         Self::DeadlineExceeded,
         Self::CommandNotRunnable,
+        Self::WorkspaceUnusable,
         Self::NoSolution,
         Self::NoSolveCommand,
         Self::ImageUnavailable,
@@ -124,6 +127,7 @@ impl Reason {
             Self::OutputLimit => "output_limit",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::CommandNotRunnable => "command_not_runnable",
+            Self::WorkspaceUnusable => "workspace_unusable",
             Self::NoSolution => "no_solution",
             Self::NoSolveCommand => "no_solve_command",
             Self::ImageUnavailable => "image_unavailable",
@@ -151,7 +155,8 @@ impl Reason {
             | Self::KilledBySignal
             | Self::OutputLimit
             | Self::DeadlineExceeded
-            | Self::CommandNotRunnable => Cause::Task,
+            | Self::CommandNotRunnable
+            | Self::WorkspaceUnusable => Cause::Task,
             Self::NoSolution | Self::NoSolveCommand | Self::ImageUnavailable | Self::Cancelled => {
                 Cause::User
             }

@@ -5,8 +5,16 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::mounts::{self, Mount};
 
-/// Looks at everything there is to attest.
-pub(crate) fn gather() -> Attested {
+/// The mode of this process now.
+pub(crate) fn seccomp_mode() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status_number(&status, "Seccomp", 10)
+        .and_then(|mode| u32::try_from(mode).ok())
+        .unwrap_or(0)
+}
+
+/// Looks at everything there is to attest besides the mode that the engine set.
+pub(crate) fn gather(seccomp_mode: u32) -> Attested {
     let text = |path| std::fs::read_to_string(path).unwrap_or_default();
     let status = text("/proc/self/status");
     let mounts = mounts::parse(&text("/proc/self/mountinfo"));
@@ -16,9 +24,7 @@ pub(crate) fn gather() -> Attested {
         capabilities: number("CapEff", 16).unwrap_or(u64::MAX),
         bounding_capabilities: number("CapBnd", 16).unwrap_or(u64::MAX),
         no_new_privileges: number("NoNewPrivs", 10) == Some(1),
-        seccomp_mode: number("Seccomp", 10)
-            .and_then(|mode| u32::try_from(mode).ok())
-            .unwrap_or(0),
+        seccomp_mode,
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
         interfaces: interfaces(&text("/proc/net/dev")),

@@ -21,6 +21,8 @@ use crate::wake::{Wake, lock};
 
 /// Shortest pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause: a task that makes looking slow must not make it rare.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A look may take this part of the time at most.
 const SHARE: u32 = 20;
 /// The folder that may be a volume of its own and is counted nevertheless.
@@ -85,7 +87,7 @@ impl DiskWatch {
             }
             was_idle = is_idle;
             let begin = Instant::now();
-            if let Some(seen) = look(settings.workspace.as_bytes()) {
+            if let Some(seen) = look(settings.workspace.as_bytes(), settings.disk_limit) {
                 self.peak.fetch_max(seen.used, Ordering::Relaxed);
                 // A file system that never had room is not one that the task filled.
                 let filled = had_room && !seen.has_room;
@@ -95,7 +97,7 @@ impl DiskWatch {
                     wake.ring();
                 }
             }
-            std::thread::sleep(PAUSE.max(begin.elapsed() * SHARE));
+            std::thread::sleep((begin.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE));
         }
     }
 
@@ -119,8 +121,9 @@ struct Seen {
     has_room: bool,
 }
 
-/// Adds up the workspace; none when it cannot be opened.
-fn look(workspace: &[u8]) -> Option<Seen> {
+/// Adds up the workspace, as far as needed to see that it is past `limit`; none when it cannot be
+/// opened.
+fn look(workspace: &[u8], limit: u64) -> Option<Seen> {
     let top = Listing::open_absolute(workspace).ok()?;
     let found = fstat(&top).ok()?;
     let output = fstatat(&top, OUTPUT, AtFlags::AT_SYMLINK_NOFOLLOW)
@@ -152,6 +155,9 @@ fn look(workspace: &[u8]) -> Option<Seen> {
             continue;
         }
         used += allocated(&found);
+        if used > limit {
+            break;
+        }
         if !is_folder(&found) || levels.len() >= MAX_DEPTH {
             continue;
         }
@@ -166,7 +172,8 @@ fn look(workspace: &[u8]) -> Option<Seen> {
 /// What a file takes up. A file of several names counts in parts, so that the names together count
 /// it once, without a list of all such files in memory.
 fn allocated(found: &FileStat) -> u64 {
-    let bytes = u64::try_from(found.st_blocks).unwrap_or(0) * BLOCK;
+    // An empty file takes an inode at least.
+    let bytes = u64::try_from(found.st_blocks).unwrap_or(0).max(1) * BLOCK;
     if is_folder(found) {
         return bytes;
     }
@@ -189,7 +196,7 @@ mod tests {
     use std::path::Path;
 
     fn used(folder: &Path) -> u64 {
-        look(folder.as_os_str().as_bytes()).unwrap().used
+        look(folder.as_os_str().as_bytes(), u64::MAX).unwrap().used
     }
 
     #[test]
@@ -210,6 +217,6 @@ mod tests {
 
     #[test]
     fn a_workspace_that_is_not_there_is_no_news() {
-        assert_eq!(look(b"/nonexistent/workspace"), None);
+        assert_eq!(look(b"/nonexistent/workspace", 1), None);
     }
 }

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use forge_wire::Event;
 use forge_wire::message::{Attested, Ending};
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -226,10 +225,10 @@ impl EventLoop {
     fn read_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             let is_term = u32::try_from(Signal::SIGTERM as i32) == Ok(signal.ssi_signo);
-            // A process of the task may send this signal as well, and may even give a false sender,
-            // but not together with this code, which is the kernel's word for kill(2).
-            let from_outside = signal.ssi_code == libc::SI_USER && signal.ssi_pid == 0;
-            if is_term && from_outside {
+            // Once there is a task, it can send this signal as well, and with the user's queue of
+            // signals used up it comes without a sender to tell. From then on the sandbox is ended
+            // over its channel, or by SIGKILL.
+            if is_term && !self.gate.is_claimed() {
                 self.over = Some(Over::Asked);
             }
         }

@@ -21,6 +21,7 @@ use crate::execs::Execs;
 use crate::file_worker;
 use crate::gate::Gate;
 use crate::listeners;
+use crate::seccomp;
 use crate::spawn::Spawner;
 use crate::transfers::Transfers;
 use crate::wake::Wake;
@@ -35,6 +36,10 @@ pub(crate) fn run() -> io::Result<Over> {
         return Err(io::Error::other("this is not process 1 of a sandbox"));
     }
     let spawner = harden()?;
+    // What the engine set is what is attested, not what is added here.
+    let seccomp_mode = attestation::seccomp_mode();
+    // Before any other thread starts: they and every program take it over.
+    seccomp::confine()?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.add(Signal::SIGTERM);
@@ -45,7 +50,7 @@ pub(crate) fn run() -> io::Result<Over> {
     // Started now, because later the task may have used up all the processes that are allowed.
     file_worker::start(Arc::clone(&transfers))?;
     let disk = DiskWatch::start(wake.clone())?;
-    let attestation = attestation::gather();
+    let attestation = attestation::gather(seccomp_mode);
     let now = Instant::now();
     let event_loop = EventLoop {
         gate: Gate::default(),

@@ -34,6 +34,7 @@ mod processes;
 mod remove;
 mod requests;
 mod rights;
+mod seccomp;
 mod spawn;
 mod transfers;
 mod unpack;

@@ -22,6 +22,9 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
     if attestation.routes > 0 {
         network.push(format!("{} routes", attestation.routes));
     }
+    if !attestation.vsock_refused {
+        network.push("sockets to the hypervisor (AF_VSOCK)".to_owned());
+    }
     if !network.is_empty() {
         let message = format!("an isolated sandbox has {}", network.join(" and "));
         return Err(Failure::new(Reason::NetworkPolicyUnavailable, message));
@@ -120,7 +123,11 @@ mod tests {
     fn every_difference_fails_the_task() {
         assert_eq!(check(&sandbox_spec(), &confined()), Ok(()));
         type Change = fn(&mut Attestation);
-        let cases: [(Change, Reason); 9] = [
+        let cases: [(Change, Reason); 10] = [
+            (
+                |found| found.vsock_refused = false,
+                Reason::NetworkPolicyUnavailable,
+            ),
             (
                 |found| found.interfaces.push("eth0".into()),
                 Reason::NetworkPolicyUnavailable,

@@ -3,6 +3,7 @@
 //! Only regular files and folders are kept; a link is noted, never made, so that no path below the
 //! target folder can lead out of it.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -12,10 +13,18 @@ use forge_wire::message::TransferLimits;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::SyncIoBridge;
 
-/// Most bytes kept of one attempt.
+/// Most bytes kept of one collected path.
 pub const MAX_BYTES: u64 = 1024 * 1024 * 1024;
-/// Most files and folders kept of one attempt.
+/// Most entries taken of one collected path, kept or not.
 pub const MAX_ENTRIES: u64 = 50_000;
+/// Most bytes of names kept of one collected path, counted as [`show`] writes them: names are held
+/// in memory and are part of the report, and empty files can have long ones.
+pub const MAX_NAME_BYTES: u64 = 4 * 1024 * 1024;
+/// Most bytes of the stream between the contents of two files. The archive reader holds these in
+/// memory; the longest name that a sandbox packs fits several times.
+const MAX_HEADER_BYTES: u64 = 4 * 1024 * 1024;
+/// Most characters of a name that stands in a note as an example.
+const EXAMPLE: usize = 200;
 
 /// A kept file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,38 +118,172 @@ fn lift_single_file(target: &Path, collected: &mut Collected) -> io::Result<()> 
 }
 
 fn store(stream: impl Read, target: &Path, collected: &mut Collected) -> io::Result<()> {
-    let mut archive = tar::Archive::new(io::BufReader::with_capacity(256 * 1024, stream));
+    let mut left_out = LeftOut::default();
+    let stored = store_entries(stream, target, collected, &mut left_out);
+    // A stream that broke off has left out entries as well.
+    collected.notes.extend(left_out.notes());
+    stored
+}
+
+fn store_entries(
+    stream: impl Read,
+    target: &Path,
+    collected: &mut Collected,
+    left_out: &mut LeftOut,
+) -> io::Result<()> {
+    let allowance = Cell::new(MAX_HEADER_BYTES);
+    let stream = io::BufReader::with_capacity(256 * 1024, stream);
+    let mut archive = tar::Archive::new(Metered {
+        stream,
+        allowance: &allowance,
+    });
+    let mut taken = Taken::default();
     for entry in archive.entries()? {
         let mut entry = entry?;
+        allowance.set(u64::MAX);
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_sparse() {
+            // No sandbox packs one, and its length says nothing about the bytes that follow.
+            let message = "the stream has a sparse file";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
         collected.entries += 1;
         let path = entry.path()?.into_owned();
-        let kind = entry.header().entry_type();
-        let Some(relative) = inside(&path) else {
-            collected.notes.push(format!(
-                "{} was left out: it leaves its folder",
-                show(&path)
-            ));
-            continue;
-        };
-        let stored = target.join(&relative);
-        if kind.is_dir() {
-            fs::create_dir_all(&stored)?;
-        } else if kind.is_file() {
-            let size_bytes = store_file(&mut entry, &stored)?;
-            collected.kept.push(Kept {
-                path: relative,
-                stored,
-                size_bytes,
-            });
-        } else {
-            collected
-                .notes
-                .push(format!("{} was left out: not a regular file", show(&path)));
+        let relative = inside(&path);
+        let kept = relative.filter(|_| kind.is_dir() || kind.is_file());
+        let size = if kind.is_file() { entry.size() } else { 0 };
+        if let Some(limit) = taken.exceeded_by(kept.as_deref(), size) {
+            left_out.rest = Some(limit);
+            break;
         }
+        match kept {
+            Some(relative) if kind.is_dir() => fs::create_dir_all(target.join(relative))?,
+            Some(relative) => {
+                let stored = target.join(&relative);
+                let size_bytes = store_file(&mut entry, &stored)?;
+                collected.kept.push(Kept {
+                    path: relative,
+                    stored,
+                    size_bytes,
+                });
+            }
+            None if inside(&path).is_none() => left_out.outside.add(&path),
+            None => left_out.not_regular.add(&path),
+        }
+        // What is left of an entry must not count as part of the next one's header.
+        io::copy(&mut entry, &mut io::sink())?;
+        allowance.set(MAX_HEADER_BYTES);
     }
-    // The rest of the stream is padding; reading it lets the sender finish.
+    allowance.set(u64::MAX);
+    // The rest of the stream is padding or not wanted; reading it lets the sender finish.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(())
+}
+
+/// A stream of which only so many bytes may be read.
+struct Metered<'a, R> {
+    stream: R,
+    allowance: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let allowance = self.allowance.get();
+        if allowance == 0 {
+            let message = "the stream has a header that is too long";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let length = usize::try_from(allowance).map_or(into.len(), |most| most.min(into.len()));
+        let read = self.stream.read(&mut into[..length])?;
+        self.allowance.set(allowance.saturating_sub(read as u64));
+        Ok(read)
+    }
+}
+
+/// How much of a stream was taken. The sandbox is asked to keep to the limits, but not trusted to.
+#[derive(Default)]
+struct Taken {
+    entries: u64,
+    bytes: u64,
+    name_bytes: u64,
+}
+
+impl Taken {
+    /// Counts an entry; gives the limit that it is over.
+    fn exceeded_by(&mut self, kept: Option<&Path>, size: u64) -> Option<&'static str> {
+        self.entries += 1;
+        if let Some(name) = kept {
+            self.bytes = self.bytes.saturating_add(size);
+            self.name_bytes += show(name).len() as u64;
+        }
+        if self.entries > MAX_ENTRIES {
+            Some("50000 files and folders")
+        } else if self.bytes > MAX_BYTES {
+            Some("1 GiB")
+        } else if self.name_bytes > MAX_NAME_BYTES {
+            Some("4 MiB of names")
+        } else {
+            None
+        }
+    }
+}
+
+/// What was not kept. It is counted, not listed: a sandbox chooses how many there are.
+#[derive(Default)]
+struct LeftOut {
+    not_regular: Group,
+    outside: Group,
+    /// The limit that the rest was over.
+    rest: Option<&'static str>,
+}
+
+impl LeftOut {
+    fn notes(&self) -> impl Iterator<Item = String> {
+        let not_regular = self
+            .not_regular
+            .note("it is not a regular file", "they are not regular files");
+        let outside = self.outside.note(
+            "it leads out of its folder",
+            "they lead out of their folder",
+        );
+        let rest = self
+            .rest
+            .map(|limit| format!("the rest was left out: more than {limit}"));
+        [not_regular, outside, rest].into_iter().flatten()
+    }
+}
+
+/// Entries that were left out for the same reason.
+#[derive(Default)]
+struct Group {
+    number: u64,
+    /// The first one, as it is shown.
+    example: String,
+}
+
+impl Group {
+    fn add(&mut self, path: &Path) {
+        if self.number == 0 {
+            self.example = show(path);
+            // Only ASCII is left in it, so that it can be cut anywhere.
+            if self.example.len() > EXAMPLE {
+                self.example.truncate(EXAMPLE);
+                self.example.push('…');
+            }
+        }
+        self.number += 1;
+    }
+
+    fn note(&self, why_one: &str, why_several: &str) -> Option<String> {
+        let Self { number, example } = self;
+        match number {
+            0 => None,
+            1 => Some(format!("{example} was left out because {why_one}")),
+            _ => Some(format!(
+                "{number} entries were left out because {why_several}, for example {example}"
+            )),
+        }
+    }
 }
 
 fn store_file<R: Read>(entry: &mut tar::Entry<'_, R>, stored: &Path) -> io::Result<u64> {
@@ -232,8 +375,78 @@ mod tests {
         );
         assert_eq!(fs::read(target.join("good/result.txt")).unwrap(), b"yes");
         assert!(fs::symlink_metadata(target.join("link")).unwrap().is_dir());
-        assert_eq!(collected.notes.len(), 5);
+        assert_eq!(
+            collected.notes,
+            [
+                "2 entries were left out because they are not regular files, for example link",
+                "3 entries were left out because they lead out of their folder, \
+                 for example ../escape.txt",
+            ]
+        );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn names_fill_neither_memory_nor_the_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = vec!["d".repeat(250); 12].join("/");
+        let mut builder = tar::Builder::new(Vec::new());
+        for number in 0..2000 {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            let name = format!("{deep}/{number:04}");
+            builder.append_data(&mut header, name, io::empty()).unwrap();
+        }
+        let bytes = builder.into_inner().unwrap();
+        let mut stream = bytes.as_slice();
+        let mut collected = Collected::default();
+        store(&mut stream, folder.path(), &mut collected).unwrap();
+        assert!(stream.is_empty(), "the sender can finish");
+        let names = collected.kept.iter().map(|kept| show(&kept.path).len());
+        assert!(names.sum::<usize>() as u64 <= MAX_NAME_BYTES);
+        assert_eq!(collected.kept.len(), 4 * 1024 * 1024 / (12 * 251 + 4));
+        assert_eq!(
+            collected.notes,
+            ["the rest was left out: more than 4 MiB of names"]
+        );
+    }
+
+    #[test]
+    fn bytes_and_entries_are_limited_on_this_side() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_path("big").unwrap();
+        header.set_size(MAX_BYTES + 1);
+        header.set_cksum();
+        let mut collected = Collected::default();
+        store(&header.as_bytes()[..], folder.path(), &mut collected).unwrap();
+        assert_eq!(collected.notes, ["the rest was left out: more than 1 GiB"]);
+
+        let one = ("l", tar::EntryType::Symlink, &b""[..]);
+        let bytes = archive(&vec![one; 50_001]);
+        let mut collected = Collected::default();
+        store(bytes.as_slice(), folder.path(), &mut collected).unwrap();
+        assert_eq!(
+            collected.notes,
+            [
+                "50000 entries were left out because they are not regular files, for example l",
+                "the rest was left out: more than 50000 files and folders",
+            ]
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_that_never_ends_is_not_read_into_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let stream = header.as_bytes().chain(io::repeat(b'a'));
+        let mut collected = Collected::default();
+        store(stream, folder.path(), &mut collected).unwrap_err();
+        assert_eq!(collected.entries, 0);
     }
 
     #[test]

@@ -161,14 +161,15 @@ pub(crate) async fn explain_loss(
             code,
             out_of_memory,
         }) => {
-            let memory = if out_of_memory {
-                ", after an out-of-memory kill"
+            let message = format!("the sandbox's PID 1 ended with code {code} while the task ran");
+            if out_of_memory {
+                Failure::new(
+                    Reason::OutOfMemory,
+                    format!("{message}, for want of memory"),
+                )
             } else {
-                ""
-            };
-            let message =
-                format!("the sandbox's PID 1 ended with code {code}{memory} while the task ran");
-            Failure::new(Reason::Lost, message)
+                Failure::new(Reason::Lost, message)
+            }
         }
         Ok(forge_engine::Condition::Gone) => {
             Failure::new(Reason::Lost, "the sandbox was removed by somebody else")

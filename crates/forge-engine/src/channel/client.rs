@@ -26,8 +26,10 @@ use crate::task::{self, OwnedTask};
 /// How long a broken channel is re-made before its sandbox counts as lost.
 pub const RECONNECT_BUDGET: Duration = Duration::from_secs(15);
 
-/// How long an answer may take; removing a large tree takes longest.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long an answer may take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+/// How long files may take that are under way already: removing or unpacking a large tree.
+const FILES_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which sandbox, and the secret that proves we own it.
 #[derive(Debug, Clone)]
@@ -222,7 +224,7 @@ impl ChannelClient {
             sent = end;
         }
         self.order(Operation::Put, Order::PutEnd { transfer })?;
-        match tokio::time::timeout(ANSWER_PATIENCE, outcome).await {
+        match tokio::time::timeout(FILES_PATIENCE, outcome).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(closed(Operation::Put, &self.id)),
             Err(_) => Err(silent(Operation::Put, &self.id)),
@@ -270,7 +272,11 @@ impl ChannelClient {
                 answer,
             },
         )?;
-        match tokio::time::timeout(ANSWER_PATIENCE, answered).await {
+        let patience = match operation {
+            Operation::Put => FILES_PATIENCE,
+            _ => ANSWER_PATIENCE,
+        };
+        match tokio::time::timeout(patience, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(closed(operation, &self.id)),
             Err(_) => Err(silent(operation, &self.id)),

@@ -197,18 +197,34 @@ fn the_sandbox_ends_on_request() {
     assert_eq!(sandbox.wait(), Some(0));
 }
 
-#[test]
-fn a_signal_ends_the_sandbox_from_outside_only() {
-    let (mut sandbox, mut client) = Sandbox::claimed();
-    client.run(&script(
-        "kill -TERM 1; kill -KILL 1; kill -INT 1; kill -STOP 1; kill -40 1",
-    ));
-    client.ping();
+fn terminate(sandbox: &Sandbox) {
     let pid = sandbox.init_pid().to_string();
     let status = std::process::Command::new("kill")
         .args(["-TERM", &pid])
         .status();
     assert!(status.unwrap().success());
+}
+
+#[test]
+fn no_signal_ends_a_sandbox_that_has_a_task() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    client.run(&script(
+        "kill -TERM 1; kill -KILL 1; kill -INT 1; kill -STOP 1; kill -40 1",
+    ));
+    // Who sent it cannot be told for sure, so from outside it does nothing either.
+    terminate(&sandbox);
+    client.ping();
+    assert_eq!(
+        client.run(&script("exit 3")).report.ending,
+        Ending::Exited(3)
+    );
+}
+
+#[test]
+fn a_signal_ends_a_sandbox_that_nobody_claimed() {
+    let mut sandbox = Sandbox::start();
+    let _waiting = sandbox.connect();
+    terminate(&sandbox);
     assert_eq!(sandbox.wait(), Some(0));
 }
 

@@ -115,7 +115,7 @@ impl Attempt<'_> {
     /// Puts the author's tests in the place of whatever stands there.
     pub(super) async fn replace_tests(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
         if let Err(error) = sandbox.remove(TESTS).await {
-            return Err(self.lost(sandbox, &error).await);
+            return Err(self.unusable(sandbox, &error).await);
         }
         let members = self.task().tests.iter();
         let members = members
@@ -164,7 +164,9 @@ impl Attempt<'_> {
             }
             Ok(_) => match sent {
                 Ok(_) => Ok(()),
-                Err(error) => Err(self.lost(sandbox, &error).await),
+                // Before its first phase the task has not touched anything.
+                Err(error) if self.phases.is_empty() => Err(self.lost(sandbox, &error).await),
+                Err(error) => Err(self.unusable(sandbox, &error).await),
             },
         }
     }

@@ -229,6 +229,7 @@ impl<'a> Attempt<'a> {
     /// Fixes the outcome: artifacts and counters are collected, the final state is recorded.
     async fn end(&mut self, mut outcome: Outcome) -> (Outcome, Timestamp) {
         if outcome.reason() != Some(Reason::Cancelled) {
+            self.end_processes().await;
             let cancellation = self.context.cancellation.clone();
             tokio::select! {
                 () = self.collect_artifacts() => {}
@@ -267,6 +268,20 @@ impl<'a> Attempt<'a> {
                 sandbox.id(),
                 failure::chain(&error)
             )),
+        }
+    }
+
+    /// What the last phase left running must not change artifacts while they are collected.
+    async fn end_processes(&mut self) {
+        let Some(sandbox) = self.current.clone() else {
+            return;
+        };
+        if let Err(error) = sandbox.kill_all().await {
+            self.notes.push(format!(
+                "the sandbox did not end its processes: {}",
+                failure::chain(&error)
+            ));
+            self.current = None;
         }
     }
 

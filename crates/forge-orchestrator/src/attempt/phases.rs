@@ -7,7 +7,7 @@ use forge_api::report::{Exit, PhaseReport};
 use forge_core::sandbox::SOLUTION;
 use forge_core::task::VerifyContainer;
 use forge_core::{CommandLine, ExitReport, Failure, Outcome, PhaseName, Reason};
-use forge_engine::{EngineError, PreparedImage, Sandbox};
+use forge_engine::{EngineError, EngineErrorKind, PreparedImage, Sandbox};
 use forge_plan::judge::judge;
 
 use super::Attempt;
@@ -50,7 +50,7 @@ impl Attempt<'_> {
             // Verification must not find the reference solution lying about.
             self.kill(sandbox).await?;
             if let Err(error) = sandbox.remove(SOLUTION).await {
-                return Err(self.lost(sandbox, &error).await);
+                return Err(self.unusable(sandbox, &error).await);
             }
         }
         Ok(())
@@ -160,6 +160,23 @@ impl Attempt<'_> {
         } else {
             Outcome::Failed(failure::from_engine(error))
         }
+    }
+
+    /// The outcome when files cannot be put in place after the task's turn. What it left there is
+    /// its own doing: an agent that is about to fail must not get away without a verdict.
+    pub(super) async fn unusable(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
+        let of_the_sandbox = matches!(
+            error.kind,
+            EngineErrorKind::Rejected | EngineErrorKind::Corrupt | EngineErrorKind::Internal
+        );
+        if of_the_sandbox {
+            let message = format!(
+                "verification cannot be set up in the workspace as the task left it: {}",
+                failure::chain(error)
+            );
+            return Outcome::Failed(Failure::new(Reason::WorkspaceUnusable, message));
+        }
+        self.lost(sandbox, error).await
     }
 
     async fn keep_phase(

@@ -47,6 +47,7 @@ async fn a_task_that_passes_goes_through_every_phase_in_order() {
             "copy files into ID-verify: remove /workspace/tests",
             "copy files into ID-verify: /workspace",
             "run a command in ID-verify: verify",
+            "end the processes of ID-verify: ",
             "copy files out of ID-verify: /workspace/output",
             "read the counters of ID-verify: ",
             "remove ID",

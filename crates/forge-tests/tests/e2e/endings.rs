@@ -74,6 +74,18 @@ fn a_full_disk_is_told_from_a_failed_solve() {
 }
 
 #[test]
+fn a_single_file_that_grows_past_the_disk_is_told_as_well() {
+    let writer = "head -c 200m /dev/zero > output/big";
+    let config = "resources: {disk_gb: 0.0625}\n";
+    let script = Script {
+        solve: writer,
+        config,
+        ..Script::default()
+    };
+    assert_reason(script, Reason::DiskFull);
+}
+
+#[test]
 fn exhausted_processes_are_told_from_a_failed_solve() {
     let forker = "i=0; while [ $i -lt 60 ]; do sleep 30 & i=$((i+1)); done; exit 3";
     let config = "resources: {processes: 20}\n";

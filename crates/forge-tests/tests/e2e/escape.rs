@@ -140,3 +140,66 @@ fn the_sandbox_gives_nothing_to_hold_on_to() {
     ));
     assert_eq!(code, 0, "{task:#?}");
 }
+
+#[test]
+fn an_agent_cannot_turn_its_failure_into_an_accident_of_the_infrastructure() {
+    for solve in [
+        "chmod 000 /workspace",
+        "chmod 555 /workspace",
+        "mkdir tests && chmod 000 tests",
+        "mkdir -p tests/a/b && chmod 000 tests/a",
+    ] {
+        let home = Home::new();
+        let verify = "sh tests/run.sh";
+        let folder = home.task(
+            "closed",
+            Script {
+                solve,
+                verify,
+                ..Script::default()
+            },
+        );
+        std::fs::create_dir(folder.join("tests")).unwrap();
+        std::fs::write(folder.join("tests/run.sh"), "exit 7\n").unwrap();
+        let (code, task) = home.run(&folder);
+        assert_eq!(
+            (code, task.reason),
+            (1, Some(Reason::TestsFailed)),
+            "{solve}: {task:#?}"
+        );
+    }
+}
+
+/// Tries, by system calls, what a program could do to the command that tests it and to PID 1.
+const REACH: &str = r"
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None, use_errno=True)
+PTRACE_ATTACH, PRIO_USER, RLIMIT_NOFILE = 16, 2, 7
+limits = (ctypes.c_ulong * 2)(3, 3)
+reached = []
+if libc.ptrace(PTRACE_ATTACH, os.getppid(), 0, 0) == 0: reached.append('ptrace')
+if libc.setpriority(PRIO_USER, 0, 19) == 0: reached.append('setpriority')
+if libc.prlimit(1, RLIMIT_NOFILE, limits, 0) == 0: reached.append('prlimit')
+if libc.sched_setaffinity(1, 8, (ctypes.c_ulong * 1)(1)) == 0: reached.append('affinity')
+try:
+    socket.socket(40, socket.SOCK_STREAM); reached.append('vsock')
+except OSError:
+    pass
+if libc.syscall(425, 1, 0) >= 0 or ctypes.get_errno() != 1: reached.append('io_uring')
+sys.exit(' '.join(reached) or 0)
+";
+
+#[test]
+fn a_program_reaches_neither_the_command_that_tests_it_nor_pid_1() {
+    let home = Home::new();
+    let verify = format!("python3 -c \"{REACH}\" && kill -TERM 1 && exit 0");
+    let (code, task) = home.run(&home.task(
+        "reach",
+        Script {
+            verify: &verify,
+            ..Script::default()
+        },
+    ));
+    let log = home.log(&task, "verify");
+    assert_eq!(code, 0, "{}", String::from_utf8_lossy(&log));
+}
