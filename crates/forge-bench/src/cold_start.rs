@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use crate::raw::RawEngine;
-use crate::report::{Report, show};
+use crate::raw::{Isolation, RawEngine};
+use crate::report::{Report, milliseconds};
 use crate::stage::{BenchError, IMAGE, Stage, complete};
 
 const ROUNDS: u32 = 30;
@@ -13,10 +13,13 @@ const WARM_UP: u32 = 3;
 
 pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<(), BenchError> {
     let raw = RawEngine::new(&stage.description)?;
-    let (mut raws, mut ours, mut made) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut raws, mut disabled) = (Vec::new(), Vec::new());
+    let (mut ours, mut made) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + ROUNDS {
         let name = format!("swe-forge-bench-raw-{}-{round}", std::process::id());
-        let raw_time = raw.start(&name, IMAGE)?;
+        let raw_time = raw.start(&name, IMAGE, Isolation::None)?;
+        raw.remove(&name)?;
+        let disabled_time = raw.start(&name, IMAGE, Isolation::Disabled)?;
         raw.remove(&name)?;
 
         let began = Instant::now();
@@ -28,20 +31,23 @@ pub(crate) async fn run(stage: &Stage, report: &mut Report) -> Result<(), BenchE
         stage.destroy(round).await?;
         if round >= WARM_UP {
             raws.push(raw_time);
+            disabled.push(disabled_time);
             made.push(ready);
             ours.push(first_command);
         }
     }
-    let raw_median = report.add_times("cold start: raw create + start", &raws);
-    report.add_times("cold start: sandbox ready", &made);
-    let our_median = report.add_times("cold start: first command ended", &ours);
-    let difference = if our_median >= raw_median {
-        format!("+{}", show(our_median - raw_median))
-    } else {
-        format!("-{}", show(raw_median - our_median))
-    };
-    report.add(format!(
-        "cold start: over the raw engine, medians      {difference}"
-    ));
+    let raw_median = report.add_times("raw create + start, mode none", &raws);
+    let disabled_median = report.add_times("raw create + start, networking off", &disabled);
+    report.add_times("sandbox ready", &made);
+    let our_median = report.add_times("first command ended", &ours);
+    for (name, median) in [
+        ("mode none", raw_median),
+        ("networking off", disabled_median),
+    ] {
+        let difference = milliseconds(our_median) - milliseconds(median);
+        report.add(format!(
+            "first command, over the raw engine with {name}: {difference:+.2} ms"
+        ));
+    }
     Ok(())
 }

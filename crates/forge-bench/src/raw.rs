@@ -10,6 +10,15 @@ use serde_json::{Value, json};
 
 use crate::stage::BenchError;
 
+/// The two ways to have no network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// The mode `none`, which `docker run --network none` asks for.
+    None,
+    /// Networking switched off for the container, which skips the engine's network set-up.
+    Disabled,
+}
+
 pub(crate) struct RawEngine {
     socket: PathBuf,
     version: String,
@@ -30,11 +39,17 @@ impl RawEngine {
     }
 
     /// Makes and starts a container without a network; gives how long that took.
-    pub(crate) fn start(&self, name: &str, image: &str) -> Result<Duration, BenchError> {
+    pub(crate) fn start(
+        &self,
+        name: &str,
+        image: &str,
+        isolation: Isolation,
+    ) -> Result<Duration, BenchError> {
         let body = json!({
             "Image": image,
             "Entrypoint": ["sleep", "600"],
             "Labels": {"swe-forge.owner": "forge-bench"},
+            "NetworkDisabled": isolation == Isolation::Disabled,
             "HostConfig": {"NetworkMode": "none"},
         });
         let began = Instant::now();

@@ -53,7 +53,11 @@ pub(crate) fn percentile(samples: &[Duration], percent: usize) -> Duration {
 }
 
 pub(crate) fn show(duration: Duration) -> String {
-    format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
+    format!("{:.2} ms", milliseconds(duration))
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
 }
 
 /// An error with everything underneath.
