@@ -25,11 +25,9 @@ fn nothing_of_a_solve_that_passed_its_deadline_is_alive() {
         (task.state, task.deadline),
         (StateName::Timeout, Some(Deadline::Solve))
     );
+    // PID 1 itself ended it: the orchestrator gives up on a sandbox 20 s later only.
     let took = task.phases[0].duration_ms;
-    assert!(
-        (2000..=4000).contains(&took),
-        "ended after {took} ms, not by 2 s + 2 s"
-    );
+    assert!((2000..20_000).contains(&took), "ended after {took} ms");
 }
 
 #[test]
