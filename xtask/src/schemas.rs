@@ -1,9 +1,20 @@
-//! Writes the JSON Schemas anew. The same tests that compare them write them when asked to.
+//! The JSON Schemas: the same tests that compare them with the types write them when asked to.
+
+use std::process::Command;
 
 use crate::shell::{self, Failure};
 
 pub(crate) fn write() -> Result<(), Failure> {
     shell::step("writing schemas/");
+    shell::run(tests().env("SWE_FORGE_WRITE_SCHEMAS", "1"))
+}
+
+/// Fails when a schema that is checked in is not that of the types.
+pub(crate) fn check() -> Result<(), Failure> {
+    shell::read(&mut tests()).map(|_| ())
+}
+
+fn tests() -> Command {
     let mut command = shell::cargo();
     command
         .args([
@@ -14,7 +25,6 @@ pub(crate) fn write() -> Result<(), Failure> {
             "--package",
             "forge-task",
         ])
-        .args(["--", "checked_in_schemas"])
-        .env("SWE_FORGE_WRITE_SCHEMAS", "1");
-    shell::run(&mut command)
+        .args(["--", "checked_in_schemas"]);
+    command
 }

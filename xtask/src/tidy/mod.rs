@@ -8,6 +8,7 @@ mod sources;
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::schemas;
 use crate::shell::{self, Failure};
 
 /// Runs every check and reports all findings at once.
@@ -19,6 +20,11 @@ pub(crate) fn run() -> Result<(), Failure> {
     findings.extend(manifests::check(&files));
     findings.extend(sources::check(&files));
     findings.extend(hosts::check(&files));
+    if let Err(failure) = schemas::check() {
+        findings.push(format!(
+            "schemas/ is out of date, run `cargo xtask schemas` ({failure})"
+        ));
+    }
     if findings.is_empty() {
         shell::say(&format!("tidy: {} files are in order", files.len()));
         return Ok(());
