@@ -84,6 +84,9 @@ pub struct Totals {
     pub infrastructure: u64,
     /// Cancelled; part of `failed`.
     pub cancelled: u64,
+    /// Could not be run for a mistake in what was asked for, such as an image that is not there;
+    /// part of `failed`.
+    pub not_runnable: u64,
 }
 
 /// One attempt of one task.

@@ -143,7 +143,7 @@ fn summary(report: &Report, aim: Aim, paint: Paint) -> String {
     };
     let number = match aim {
         Aim::Complete => {
-            let elsewhere = totals.infrastructure + totals.cancelled;
+            let elsewhere = totals.infrastructure + totals.cancelled + totals.not_runnable;
             add(Style::Good, totals.completed, "completed");
             add(
                 Style::Bad,
@@ -152,6 +152,7 @@ fn summary(report: &Report, aim: Aim, paint: Paint) -> String {
             );
             add(Style::Bad, totals.timeout, "timed out");
             add(Style::Bad, totals.infrastructure, "without a result");
+            add(Style::Warning, totals.not_runnable, "not runnable");
             add(Style::Warning, totals.cancelled, "cancelled");
             units::count(totals.attempts, "task")
         }

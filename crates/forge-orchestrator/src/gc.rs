@@ -36,6 +36,8 @@ pub struct Leftover {
 /// What was found and done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct GcReport {
+    /// Whether nothing was removed because only a look was asked for.
+    pub dry_run: bool,
     /// Objects that may go, in the order of removal.
     pub leftovers: Vec<Leftover>,
     /// Objects of ours that are in use.
@@ -104,7 +106,7 @@ async fn settle_attempt(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut state = attempt.state.clone();
-    let message = "the orchestrator ended without a word";
+    let message = "the swe-forge process that ran it ended before it did";
     let lost = Transition::Fail(Failure::new(Reason::Lost, message));
     // Transitions that the life cycle does not have from here were made before the end.
     for transition in [Some(lost), clean.then_some(Transition::CleanUp)]
@@ -143,7 +145,10 @@ pub async fn collect(
     options: GcOptions,
 ) -> Result<GcReport, EngineError> {
     let owner = if options.any_owner { None } else { Some(own) };
-    let mut report = GcReport::default();
+    let mut report = GcReport {
+        dry_run: options.dry_run,
+        ..GcReport::default()
+    };
     for object in engine.list(owner).await? {
         match reaper::decide(&facts(&object), own, options.any_owner, options.now) {
             Some(ground) => report.leftovers.push(Leftover {

@@ -37,8 +37,10 @@ pub fn totals<'a>(tasks: impl IntoIterator<Item = &'a forge_api::report::TaskRep
         if task.cause == Some(Cause::Infrastructure) {
             totals.infrastructure += 1;
         }
-        if task.reason == Some(Reason::Cancelled) {
-            totals.cancelled += 1;
+        match (task.reason, task.cause) {
+            (Some(Reason::Cancelled), _) => totals.cancelled += 1,
+            (_, Some(Cause::User)) => totals.not_runnable += 1,
+            _ => {}
         }
     }
     totals

@@ -106,6 +106,8 @@ fn is_document(name: &str) -> bool {
 fn stranger(name: &str) -> Problem {
     let hint = if SPECIFICATION_FILES.contains(&name) {
         format!("move it to {SPECIFICATION_FOLDER}/{name}")
+    } else if [SOLVE_SCRIPT, SOLUTION_PATCH].contains(&name) {
+        format!("move it to solution/{name}")
     } else {
         did_you_mean(name, TOP_LEVEL)
             .unwrap_or_else(|| "move it into src/ if the task starts from it, or remove it".into())

@@ -77,7 +77,7 @@ pub(super) async fn carry_out(
         printer.error_stream(&render_diagnostic(diagnostic, printer.err_paint()));
     }
     let good = format!(
-        "{} as it should be",
+        "{}, no mistakes",
         units::count(loaded.tasks.len() as u64, "task")
     );
     let (style, line) = if loaded.errors.is_empty() {

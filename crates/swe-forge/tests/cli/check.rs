@@ -7,7 +7,7 @@ fn good_tasks_are_listed() {
     let home = Home::new();
     home.good_task("one");
     home.good_task("two");
-    let ended = run(home.swe_forge(&["check", "tasks"])).expect(0, &["2 tasks as it should be"]);
+    let ended = run(home.swe_forge(&["check", "tasks"])).expect(0, &["2 tasks, no mistakes"]);
     assert!(ended.stdout.contains("one   easy"), "{}", ended.stdout);
     assert!(!ended.stdout.contains('\x1b'), "colours in a pipe");
 }
