@@ -76,10 +76,7 @@ pub(super) async fn carry_out(
     for diagnostic in &loaded.errors {
         printer.error_stream(&render_diagnostic(diagnostic, printer.err_paint()));
     }
-    let good = format!(
-        "{}, no mistakes",
-        units::count(loaded.tasks.len() as u64, "task")
-    );
+    let good = format!("{} fine", units::count(loaded.tasks.len() as u64, "task"));
     let (style, line) = if loaded.errors.is_empty() {
         (Style::Good, good)
     } else {

@@ -7,7 +7,7 @@ fn good_tasks_are_listed() {
     let home = Home::new();
     home.good_task("one");
     home.good_task("two");
-    let ended = run(home.swe_forge(&["check", "tasks"])).expect(0, &["2 tasks, no mistakes"]);
+    let ended = run(home.swe_forge(&["check", "tasks"])).expect(0, &["2 tasks fine"]);
     assert!(ended.stdout.contains("one   easy"), "{}", ended.stdout);
     assert!(!ended.stdout.contains('\x1b'), "colours in a pipe");
 }
@@ -26,7 +26,7 @@ fn mistakes_are_told_with_file_line_and_field_and_good_tasks_are_still_listed() 
         &[
             "tasks/bad/.swe-forge/task.json:3:",
             "difficulty",
-            "1 task as",
+            "1 task fine",
         ],
     );
     assert!(ended.stdout.contains("one"), "{}", ended.stdout);
