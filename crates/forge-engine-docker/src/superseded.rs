@@ -66,7 +66,7 @@ impl DockerEngine {
         let options = None::<RemoveImageOptions>;
         let removed = self.client.docker.remove_image(image, options, None).await;
         if let Err(error) = removed {
-            tracing::debug!(image, %error, "a superseded image stays for now");
+            tracing::debug!(image, %error, "a superseded image could not be removed");
         }
     }
 }

@@ -49,12 +49,6 @@ impl<T> OwnedTask<T> {
             source,
         })
     }
-
-    /// Whether it has ended.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.handle.is_finished()
-    }
 }
 
 impl<T> Drop for OwnedTask<T> {

@@ -60,18 +60,6 @@ impl Queue {
         }
     }
 
-    /// Jobs waiting.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
-    /// Jobs running.
-    #[must_use]
-    pub fn running(&self) -> usize {
-        self.running.len()
-    }
-
     /// Decides what follows from `event`.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();

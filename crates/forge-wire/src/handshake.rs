@@ -22,12 +22,6 @@ impl Secret {
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
-
-    /// The bits, for the record of the sandbox.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
 }
 
 impl std::fmt::Debug for Secret {

@@ -14,5 +14,4 @@ mod confinement;
 mod images;
 mod life;
 mod objects;
-mod overhead;
 mod support;
