@@ -1,5 +1,6 @@
 //! Documents that swe-forge publishes to other programs.
 
+pub mod egress;
 pub mod report;
 
 use serde_json::Value;

@@ -2,7 +2,8 @@
 
 use forge_core::life_cycle::StateName;
 use forge_core::{
-    Attestation, Cause, Deadline, Difficulty, Ending, PhaseName, Reason, ResourceUsage, Verdict,
+    Attestation, Cause, Deadline, DenialReason, Difficulty, DiskQuota, Ending, NetworkLevel,
+    PhaseName, Reason, ResourceUsage, Verdict,
 };
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -132,8 +133,10 @@ pub struct TaskReport {
     pub phases: Vec<PhaseReport>,
     /// What it used, over all its containers.
     pub resources: ResourceUsage,
-    /// How the workspace's size was held: `watchdog`.
-    pub disk_quota: String,
+    /// What held the workspace's size; `null` when there was none yet.
+    pub disk_quota: Option<DiskQuota>,
+    /// What it did with its network.
+    pub network: NetworkReport,
     /// What the first sandbox's PID 1 saw at start.
     pub attestation: Option<Attestation>,
     /// What was kept.
@@ -221,6 +224,8 @@ impl From<&Ending> for Exit {
 pub struct PhaseReport {
     /// Which.
     pub name: PhaseName,
+    /// What it could reach.
+    pub network: NetworkLevel,
     /// How its command ended.
     pub exit: Exit,
     /// How long it ran, in milliseconds.
@@ -231,6 +236,42 @@ pub struct PhaseReport {
     pub output_bytes: u64,
     /// Whether output was cut.
     pub truncated: bool,
+}
+
+/// What an attempt did with its network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkReport {
+    /// Connections that were allowed.
+    pub allowed: u64,
+    /// Connections that were refused, or ended against the task's will.
+    pub denied_count: u64,
+    /// Those, each host, port and reason once; at most 200 of them.
+    pub denied: Vec<DeniedReport>,
+    /// Bytes sent out.
+    pub bytes_up: u64,
+    /// Bytes received.
+    pub bytes_down: u64,
+    /// Connections that were not recorded, because there were too many.
+    pub unrecorded: u64,
+    /// File with a line for each connection, relative to the report; `null` when there was none.
+    pub log: Option<String>,
+}
+
+/// Connections that were refused for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeniedReport {
+    /// In which phase.
+    pub phase: PhaseName,
+    /// To which host.
+    pub host: String,
+    /// On which port; 0 when it could not be read.
+    pub port: u16,
+    /// Why.
+    pub reason: DenialReason,
+    /// How many.
+    pub count: u64,
 }
 
 /// A file or folder that was kept.

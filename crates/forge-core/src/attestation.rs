@@ -28,6 +28,15 @@ pub struct Attestation {
     pub read_only_root: bool,
     /// Whether opening an `AF_VSOCK` socket was refused.
     pub vsock_refused: bool,
+    /// Whether there is no way to the address of cloud machines' metadata, 169.254.169.254.
+    #[serde(default)]
+    pub metadata_unreachable: bool,
+    /// Whether PID 1 serves the loopback network that leads to the egress proxy.
+    #[serde(default)]
+    pub network_served: bool,
+    /// Why it does not, where it was to.
+    #[serde(default)]
+    pub network_failure: Option<String>,
     /// Release of the kernel.
     pub kernel: String,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{Limits, MEBIBYTE};
+use crate::limits::{BYTES_PER_FILE, Limits, MEBIBYTE};
 
 /// How hard a task is said to be; decides the limits it gets unless it overrides them.
 #[derive(
@@ -67,6 +67,7 @@ impl Difficulty {
             memory_bytes: memory_mb * MEBIBYTE,
             cpu_millis,
             disk_bytes: disk_gb * 1024 * MEBIBYTE,
+            disk_files: disk_gb * 1024 * MEBIBYTE / BYTES_PER_FILE,
             processes,
             tmp_bytes: 256 * MEBIBYTE,
             output_bytes: 256 * MEBIBYTE,

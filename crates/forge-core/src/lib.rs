@@ -4,7 +4,9 @@
 
 pub mod attestation;
 pub mod cleanup;
+pub mod connection;
 pub mod difficulty;
+pub mod egress;
 pub mod exec;
 pub mod id;
 pub mod life_cycle;
@@ -21,6 +23,9 @@ pub mod verdict;
 pub use attestation::Attestation;
 pub use cleanup::CleanupPolicy;
 pub use difficulty::Difficulty;
+pub use egress::{
+    AddressException, AddressRange, AllowedHost, DenialReason, EgressPolicy, SandboxNetwork,
+};
 pub use exec::{Ending, ExecRequest, ExitReport};
 pub use id::{Attempt, OwnerId, RunId, SandboxId, TaskId};
 pub use life_cycle::{IllegalTransition, State, Transition};
@@ -29,7 +34,7 @@ pub use network::NetworkLevel;
 pub use outcome::{Cause, Deadline, Failure, Outcome, Reason};
 pub use ownership::{Ownership, Role};
 pub use phase::PhaseName;
-pub use sandbox::{SandboxSpec, SpecificationFile, UserId, WorkspaceSpec};
-pub use task::{CommandLine, ImageChoice, Language, Task};
+pub use sandbox::{DiskQuota, Profile, SandboxSpec, SpecificationFile, UserId, WorkspaceSpec};
+pub use task::{CommandLine, ImageChoice, Language, SecretVariable, Task};
 pub use usage::ResourceUsage;
 pub use verdict::Verdict;

@@ -6,6 +6,8 @@ use serde::Serialize;
 
 /// Bytes in a mebibyte.
 pub const MEBIBYTE: u64 = 1024 * 1024;
+/// A workspace may hold one file for each of so many bytes of its size, unless a task says more.
+pub const BYTES_PER_FILE: u64 = 16 * 1024;
 
 /// What one sandbox may use. Every value is a hard limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -16,6 +18,8 @@ pub struct Limits {
     pub cpu_millis: u64,
     /// Size of the workspace in bytes.
     pub disk_bytes: u64,
+    /// Files and folders in the workspace.
+    pub disk_files: u64,
     /// Processes and threads of the task together.
     pub processes: u64,
     /// Size of `/tmp` in bytes; counts as memory.

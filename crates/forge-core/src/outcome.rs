@@ -68,6 +68,10 @@ pub enum Reason {
     NoSolveCommand,
     /// The image is not on the engine and could not be got.
     ImageUnavailable,
+    /// The operator does not allow what the task asks for: its image, a network level, a limit.
+    NotPermitted,
+    /// The operator's configuration has no value for a secret that the task asks for.
+    SecretUnavailable,
     /// The network level asked for cannot be enforced here.
     NetworkPolicyUnavailable,
     /// The sandbox does not show the confinement that was asked for.
@@ -88,7 +92,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for tables and schemas.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::SetupFailed,
         Self::SolveFailed,
         Self::TestsFailed,
@@ -103,6 +107,8 @@ impl Reason {
         Self::NoSolution,
         Self::NoSolveCommand,
         Self::ImageUnavailable,
+        Self::NotPermitted,
+        Self::SecretUnavailable,
         Self::NetworkPolicyUnavailable,
         Self::HardeningUnavailable,
         Self::EngineError,
@@ -131,6 +137,8 @@ impl Reason {
             Self::NoSolution => "no_solution",
             Self::NoSolveCommand => "no_solve_command",
             Self::ImageUnavailable => "image_unavailable",
+            Self::NotPermitted => "not_permitted",
+            Self::SecretUnavailable => "secret_unavailable",
             Self::NetworkPolicyUnavailable => "network_policy_unavailable",
             Self::HardeningUnavailable => "hardening_unavailable",
             Self::EngineError => "engine_error",
@@ -157,9 +165,12 @@ impl Reason {
             | Self::DeadlineExceeded
             | Self::CommandNotRunnable
             | Self::WorkspaceUnusable => Cause::Task,
-            Self::NoSolution | Self::NoSolveCommand | Self::ImageUnavailable | Self::Cancelled => {
-                Cause::User
-            }
+            Self::NoSolution
+            | Self::NoSolveCommand
+            | Self::ImageUnavailable
+            | Self::NotPermitted
+            | Self::SecretUnavailable
+            | Self::Cancelled => Cause::User,
             Self::NetworkPolicyUnavailable
             | Self::HardeningUnavailable
             | Self::EngineError

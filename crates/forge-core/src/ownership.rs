@@ -33,7 +33,9 @@ pub mod keys {
 /// What an object on an engine is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// The container of setup and solve.
+    /// The container of setup.
+    Setup,
+    /// The container of solve.
     Task,
     /// The container of verify.
     Verify,
@@ -47,6 +49,12 @@ pub enum Role {
     Stager,
     /// A sandbox held outside of a run.
     Sandbox,
+    /// The egress proxy, with its network and volume.
+    Egress,
+    /// A container that makes or removes a file system for a workspace.
+    Disk,
+    /// An image of what setup changed.
+    Snapshot,
 }
 
 impl Role {
@@ -54,6 +62,7 @@ impl Role {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Setup => "setup",
             Self::Task => "task",
             Self::Verify => "verify",
             Self::Workspace => "workspace",
@@ -61,6 +70,9 @@ impl Role {
             Self::Specification => "specification",
             Self::Stager => "stager",
             Self::Sandbox => "sandbox",
+            Self::Egress => "egress",
+            Self::Disk => "disk",
+            Self::Snapshot => "snapshot",
         }
     }
 }

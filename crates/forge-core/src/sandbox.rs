@@ -1,11 +1,15 @@
 //! A sandbox and its workspace as an engine is asked to make them: complete, no defaults left.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::egress::SandboxNetwork;
 use crate::id::SandboxId;
 use crate::limits::Limits;
-use crate::network::NetworkLevel;
 use crate::ownership::{Ownership, Role};
 
 /// Where the workspace is in every sandbox.
@@ -76,8 +80,81 @@ pub struct WorkspaceSpec {
     pub ownership: Ownership,
     /// Owner of the workspace's files.
     pub user: UserId,
+    /// Its size in bytes.
+    pub disk_bytes: u64,
+    /// Files and folders it may hold.
+    pub disk_files: u64,
     /// The read-only specification.
     pub specification: Vec<SpecificationFile>,
+}
+
+/// What holds the size of a workspace, strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskQuota {
+    /// A quota of the engine's storage: writing past it fails.
+    Driver,
+    /// A file system of its own in a file: writing past it fails.
+    Loop,
+    /// Nothing but PID 1, which looks at the size and ends the task when it is too large.
+    Watchdog,
+}
+
+impl DiskQuota {
+    /// The name used in files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Driver => "driver",
+            Self::Loop => "loop",
+            Self::Watchdog => "watchdog",
+        }
+    }
+}
+
+impl fmt::Display for DiskQuota {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// How a sandbox is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Of setup: root inside, with the five capabilities that installing packages needs, and a
+    /// root file system that can be written to.
+    Build,
+    /// Of everything else: a user of its own, no capability, a read-only root file system.
+    #[default]
+    Run,
+}
+
+impl Profile {
+    /// The name used in files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Run => "run",
+        }
+    }
+
+    /// The capabilities of this profile as a bit set, numbered as in `linux/capability.h`:
+    /// `CHOWN`, `DAC_OVERRIDE`, `FOWNER`, `SETGID`, `SETUID`, or none.
+    #[must_use]
+    pub const fn capabilities(self) -> u64 {
+        match self {
+            Self::Build => 1 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7,
+            Self::Run => 0,
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
 }
 
 /// One sandbox.
@@ -93,12 +170,17 @@ pub struct SandboxSpec {
     pub workspace: SandboxId,
     /// What it may use.
     pub limits: Limits,
-    /// What it may reach.
-    pub network: NetworkLevel,
-    /// Who its processes are.
+    /// How it is confined.
+    pub profile: Profile,
+    /// What it may reach; `None` is isolated for its whole life.
+    pub network: Option<SandboxNetwork>,
+    /// Who its processes are; at [`Profile::Build`] they are root, and this user gets the
+    /// workspace afterwards.
     pub user: UserId,
     /// Environment of the container itself; commands bring their own.
     pub env: BTreeMap<String, String>,
+    /// The runtime that the engine is to use, where it is not its default.
+    pub runtime: Option<String>,
     /// It ends itself after this long, even with nobody left to end it.
     pub max_lifetime: Duration,
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cleanup::CleanupPolicy;
 use crate::difficulty::Difficulty;
+use crate::egress::AllowedHost;
 use crate::id::TaskId;
 use crate::limits::Limits;
 use crate::network::NetworkLevel;
@@ -163,7 +164,7 @@ pub struct NetworkPolicy {
     /// During verify.
     pub verify: NetworkLevel,
     /// Hosts reachable at `limited_web`, as `host`, `host:port` or `*.suffix`.
-    pub allow: Vec<String>,
+    pub allow: Vec<AllowedHost>,
 }
 
 impl NetworkPolicy {
@@ -200,6 +201,17 @@ pub struct Solution {
     pub has_script: bool,
 }
 
+/// A variable of the environment whose value is a secret of the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretVariable {
+    /// The variable.
+    pub variable: String,
+    /// The name of the secret in the operator's configuration.
+    pub secret: String,
+    /// The phases whose commands get it.
+    pub phases: Vec<PhaseName>,
+}
+
 /// A task, ready to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -229,6 +241,8 @@ pub struct Task {
     pub network: NetworkPolicy,
     /// Environment of every command.
     pub env: BTreeMap<String, String>,
+    /// Variables whose values the operator keeps.
+    pub secrets: Vec<SecretVariable>,
     /// The user its processes run as; chosen by the orchestrator when `None`.
     pub user: Option<UserId>,
     /// Paths below the workspace kept besides `output/`.

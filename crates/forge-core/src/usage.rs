@@ -18,6 +18,9 @@ pub struct ResourceUsage {
     pub pids_refused: u64,
     /// Largest size of the workspace seen, in bytes.
     pub disk_peak_bytes: u64,
+    /// Whether the workspace was seen with no room left for bytes or files.
+    #[serde(default)]
+    pub disk_full: bool,
 }
 
 impl ResourceUsage {
@@ -31,6 +34,7 @@ impl ResourceUsage {
             oom_kills: self.oom_kills + later.oom_kills,
             pids_refused: self.pids_refused + later.pids_refused,
             disk_peak_bytes: self.disk_peak_bytes.max(later.disk_peak_bytes),
+            disk_full: self.disk_full || later.disk_full,
         }
     }
 }

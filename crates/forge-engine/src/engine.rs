@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use forge_core::{OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
+use forge_core::{DiskQuota, OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
 use forge_wire::Secret;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -80,6 +80,8 @@ pub enum ObjectKind {
     Volume,
     /// A network.
     Network,
+    /// An image.
+    Image,
 }
 
 impl fmt::Display for ObjectKind {
@@ -88,6 +90,7 @@ impl fmt::Display for ObjectKind {
             Self::Container => "container",
             Self::Volume => "volume",
             Self::Network => "network",
+            Self::Image => "image",
         })
     }
 }
@@ -119,21 +122,32 @@ impl FoundObject {
     }
 }
 
+/// What stands on an engine, whoever made it.
+#[async_trait]
+pub trait Inventory: Send + Sync {
+    /// Everything that carries an owner label: of one owner, or of all.
+    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError>;
+
+    /// Removes one found object; success when it is gone already.
+    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError>;
+}
+
 /// A place where sandboxes can exist.
 #[async_trait]
-pub trait Engine: Send + Sync + fmt::Debug {
+pub trait Engine: Inventory + fmt::Debug {
     /// What it is; fails when it cannot be used now. Never starts anything.
     async fn describe(&self) -> Result<EngineDescription, EngineError>;
 
     /// Makes `reference` runnable here. Safe to repeat and to run twice at once.
     async fn prepare_image(&self, reference: &str) -> Result<PreparedImage, EngineError>;
 
-    /// Makes workspace, artifacts folder and specification of an attempt, or finds them made.
+    /// Makes workspace, artifacts folder and specification of an attempt, or finds them made; gives
+    /// what holds the workspace's size.
     async fn create_workspace(
         &self,
         spec: &WorkspaceSpec,
         image: &PreparedImage,
-    ) -> Result<(), EngineError>;
+    ) -> Result<DiskQuota, EngineError>;
 
     /// Makes a sandbox that is ready for commands and claims it with `secret`.
     async fn create(
@@ -152,11 +166,17 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Removes a workspace with artifacts and specification; success when gone already.
     async fn destroy_workspace(&self, id: &SandboxId) -> Result<(), EngineError>;
 
-    /// Everything that carries an owner label: of one owner, or of all.
-    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError>;
+    /// What a sandbox has changed outside of its workspace, as an image on top of the one it runs;
+    /// that one itself when it has changed nothing. Carries the sandbox's owner labels.
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        image: &PreparedImage,
+    ) -> Result<PreparedImage, EngineError>;
 
-    /// Removes one found object; success when it is gone already.
-    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError>;
+    /// Removes what the engine holds for all sandboxes together, such as the egress proxy. Called
+    /// when no sandbox of this process is left; what is needed again is made again.
+    async fn close(&self) -> Result<(), EngineError>;
 
     /// Management of base images, where the engine has it.
     fn images(&self) -> Option<&dyn ImageStore>;

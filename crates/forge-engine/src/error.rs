@@ -58,6 +58,12 @@ pub enum Operation {
     Usage,
     /// Base images: list, import, build, remove.
     Images,
+    /// Setting and watching what a sandbox may reach.
+    Network,
+    /// Keeping what setup changed.
+    Snapshot,
+    /// Removing what all sandboxes share.
+    Close,
 }
 
 impl fmt::Display for Operation {
@@ -76,6 +82,9 @@ impl fmt::Display for Operation {
             Self::Kill => "end the processes of",
             Self::Usage => "read the counters of",
             Self::Images => "manage image",
+            Self::Network => "control the network of",
+            Self::Snapshot => "keep the changes of",
+            Self::Close => "close the engine",
         })
     }
 }

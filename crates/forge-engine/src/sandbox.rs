@@ -4,8 +4,11 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use forge_core::connection::{ConnectionRecord, EgressCounters};
 use forge_core::exec::OutputStream;
-use forge_core::{Attestation, ExecRequest, ExitReport, ResourceUsage, SandboxId};
+use forge_core::{
+    Attestation, EgressPolicy, ExecRequest, ExitReport, PhaseName, ResourceUsage, SandboxId, UserId,
+};
 use forge_wire::message::{TransferLimits, TransferSummary};
 use tokio::io::AsyncRead;
 
@@ -58,18 +61,9 @@ pub enum Condition {
     Gone,
 }
 
-/// A handle to one sandbox. Dropping it does nothing to the sandbox.
+/// The files of a sandbox.
 #[async_trait]
-pub trait Sandbox: Send + Sync {
-    /// Its id.
-    fn id(&self) -> &SandboxId;
-
-    /// What its PID 1 saw at start.
-    fn attestation(&self) -> &Attestation;
-
-    /// Starts a command.
-    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError>;
-
+pub trait Files: Send + Sync {
     /// Unpacks a tar stream into an existing folder.
     async fn put(
         &self,
@@ -83,6 +77,45 @@ pub trait Sandbox: Send + Sync {
 
     /// Removes a path below the workspace; success when it is not there.
     async fn remove(&self, path: &str) -> Result<(), EngineError>;
+
+    /// Gives a tree, the workspace or below it, to a user; never follows a link. Only where the
+    /// sandbox is one of [`forge_core::Profile::Build`].
+    async fn hand_over(&self, path: &str, user: UserId) -> Result<(), EngineError>;
+}
+
+/// The egress proxy as far as it serves one sandbox.
+#[async_trait]
+pub trait Egress: Send + Sync {
+    /// Puts a policy in force for a phase. Connections that it forbids are ended when this returns.
+    async fn set_policy(&self, policy: &EgressPolicy, phase: PhaseName) -> Result<(), EngineError>;
+
+    /// The records of connections that have ended and were not taken before, and the counters.
+    async fn take_records(&self) -> Result<EgressRecords, EngineError>;
+}
+
+/// What a sandbox did through the egress proxy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EgressRecords {
+    /// Connections that ended, oldest first.
+    pub connections: Vec<ConnectionRecord>,
+    /// Everything so far.
+    pub counters: EgressCounters,
+}
+
+/// A handle to one sandbox. Dropping it does nothing to the sandbox.
+#[async_trait]
+pub trait Sandbox: Files {
+    /// Its id.
+    fn id(&self) -> &SandboxId;
+
+    /// What its PID 1 saw at start.
+    fn attestation(&self) -> &Attestation;
+
+    /// Its network; `None` where it is isolated for its whole life.
+    fn egress(&self) -> Option<&dyn Egress>;
+
+    /// Starts a command.
+    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError>;
 
     /// Ends every process but PID 1; returns how many could not be ended.
     async fn kill_all(&self) -> Result<u32, EngineError>;

@@ -223,6 +223,8 @@ pub enum ObjectKind {
     Network,
     /// A folder on the engine's host.
     Directory,
+    /// An image.
+    Image,
 }
 
 impl ObjectKind {
@@ -234,6 +236,7 @@ impl ObjectKind {
             Self::Volume => "volume",
             Self::Network => "network",
             Self::Directory => "directory",
+            Self::Image => "image",
         }
     }
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use forge_core::limits::MEBIBYTE;
-use forge_core::{LimitCeiling, NetworkLevel};
+use forge_core::{LimitCeiling, NetworkLevel, PhaseName};
 
 use crate::decode::{Decoder, Fields, Located, Most};
 use crate::diagnostic::{Diagnostic, Problem};
-use crate::format::{CleanupFields, ConfigFile, NetworkFields, ResourceFields, UserField};
+use crate::format::{
+    CleanupFields, ConfigFile, EnvField, NetworkFields, ResourceFields, UserField,
+};
 use crate::host::allow_entry;
 use crate::limits::{LEAST_CORES, LEAST_DISK_GB, LEAST_MEMORY_MB};
 use crate::task_file::optional;
@@ -31,6 +33,9 @@ pub(crate) const CONFIG_FIELDS: &[&str] = &[
     "tests_visible",
 ];
 pub(crate) const NETWORK_FIELDS: &[&str] = &["setup", "solve", "verify", "allow"];
+const SECRET_FIELDS: &[&str] = &["secret", "phases"];
+/// Entries of `network.allow`; a task that needs more is asking for `full_web`.
+const MOST_HOSTS: usize = 64;
 pub(crate) const RESOURCE_FIELDS: &[&str] = &[
     "memory_mb",
     "cpu_cores",
@@ -133,6 +138,12 @@ fn network(decoder: &mut Decoder, field: &Located<'_>) -> Option<NetworkFields> 
 
 fn allow_list(decoder: &mut Decoder, field: &Located<'_>) -> Option<Vec<String>> {
     let entries = decoder.texts(field, |text| allow_entry(text).map(|_| ()))?;
+    if entries.len() > MOST_HOSTS {
+        let problem = Problem::new(format!("{} hosts", entries.len()))
+            .expecting(format!("at most {MOST_HOSTS}"));
+        decoder.refuse(field, problem);
+        return None;
+    }
     let written = entries.iter().map(|(_, text)| text);
     written.map(|text| allow_entry(text).ok()).collect()
 }
@@ -179,7 +190,7 @@ fn resources(
     })
 }
 
-fn env(decoder: &mut Decoder, field: &Located<'_>) -> Option<BTreeMap<String, String>> {
+fn env(decoder: &mut Decoder, field: &Located<'_>) -> Option<BTreeMap<String, EnvField>> {
     let fields = decoder.open_object(field)?;
     let mut env = BTreeMap::new();
     let mut count = 0;
@@ -188,25 +199,65 @@ fn env(decoder: &mut Decoder, field: &Located<'_>) -> Option<BTreeMap<String, St
         let named = text::env_name(&member.key)
             .map_err(|problem| decoder.refuse_key(member, &value.path, problem))
             .is_ok();
-        let text = match &value.node.value {
+        let found = match &value.node.value {
             // As written: `3.10` stays `3.10`.
-            Value::Number(text) => Some(text.as_str()),
-            _ => decoder.text(&value, |text| {
-                text::argument(text)?;
-                match member.key.len() + 1 + text.len() {
-                    length if length > text::MAX_ARGUMENT_BYTES => {
-                        Err(Problem::new(format!("name and value have {length} bytes"))
-                            .expecting(format!("at most {}", text::MAX_ARGUMENT_BYTES)))
+            Value::Number(text) => Some(EnvField::Text(text.clone())),
+            Value::Object(_) => secret(decoder, &value),
+            _ => decoder
+                .text(&value, |text| {
+                    text::argument(text)?;
+                    match member.key.len() + 1 + text.len() {
+                        length if length > text::MAX_ARGUMENT_BYTES => {
+                            Err(Problem::new(format!("name and value have {length} bytes"))
+                                .expecting(format!("at most {}", text::MAX_ARGUMENT_BYTES)))
+                        }
+                        _ => Ok(()),
                     }
-                    _ => Ok(()),
-                }
-            }),
+                })
+                .map(|text| EnvField::Text(text.to_owned())),
         };
-        if let (true, Some(text)) = (named, text) {
-            env.insert(member.key.clone(), text.to_owned());
+        if let (true, Some(found)) = (named, found) {
+            env.insert(member.key.clone(), found);
         }
     }
     (env.len() == count).then_some(env)
+}
+
+/// A variable whose value is a secret of the operator: its name, and the phases that get it. There
+/// is no default for the phases: whoever asks for a secret says where it is needed.
+fn secret(decoder: &mut Decoder, field: &Located<'_>) -> Option<EnvField> {
+    let fields = decoder.object(field, SECRET_FIELDS)?;
+    let name = decoder
+        .required(
+            &fields,
+            "secret",
+            "name a secret of the operator's configuration",
+        )
+        .and_then(|field| decoder.text(&field, text::secret_name));
+    let phases = decoder
+        .required(
+            &fields,
+            "phases",
+            "list the phases whose commands need it, for example [setup]",
+        )
+        .and_then(|field| {
+            let choices = PhaseName::ALL.map(|each| (each.as_str(), each));
+            let items = decoder.list(&field)?;
+            if items.is_empty() {
+                let problem = Problem::new("an empty list").expecting("at least one phase");
+                decoder.refuse(&field, problem);
+                return None;
+            }
+            let phases: Vec<_> = items
+                .iter()
+                .filter_map(|item| decoder.choice(item, choices))
+                .collect();
+            (phases.len() == items.len()).then_some(phases)
+        });
+    Some(EnvField::Secret {
+        secret: name?.to_owned(),
+        phases: phases?,
+    })
 }
 
 fn user(decoder: &mut Decoder, field: &Located<'_>) -> Option<UserField> {

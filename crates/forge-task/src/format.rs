@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use forge_core::task::VerifyContainer;
-use forge_core::{Difficulty, Language, NetworkLevel, TaskId};
+use forge_core::{Difficulty, Language, NetworkLevel, PhaseName, TaskId};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 /// The specification of a task: `.swe-forge/task.json`.
@@ -124,7 +124,7 @@ pub struct ConfigFile {
     pub resources: Option<ResourceFields>,
     /// Environment of every command.
     #[schemars(default, schema_with = "env_schema")]
-    pub env: BTreeMap<String, String>,
+    pub env: BTreeMap<String, EnvField>,
     /// Who the processes run as; chosen per task when left out.
     pub user: Option<UserField>,
     /// What is removed when the task ends.
@@ -136,7 +136,7 @@ pub struct ConfigFile {
     pub tests_visible: Option<bool>,
 }
 
-/// Network levels of the phases, each `isolated` when left out.
+/// Network levels of the phases. When left out, setup is `package_only`, the others `isolated`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct NetworkFields {
@@ -146,7 +146,7 @@ pub struct NetworkFields {
     pub solve: Option<NetworkLevel>,
     /// During verify.
     pub verify: Option<NetworkLevel>,
-    /// Hosts reachable at `limited_web`: `example.org`, `example.org:8443` or `*.example.org`.
+    /// Hosts reachable at `limited_web`, on port 443 unless another is written: `example.org`, `example.org:8443` or `*.example.org`.
     #[schemars(default, inner(length(min = 1)))]
     pub allow: Vec<String>,
 }
@@ -209,11 +209,47 @@ pub struct CleanupFields {
     pub max_lifetime_seconds: Option<u64>,
 }
 
+/// The value of a variable in `env`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvField {
+    /// As written.
+    Text(String),
+    /// A secret of the operator.
+    Secret {
+        /// Its name.
+        secret: String,
+        /// The phases whose commands get it.
+        phases: Vec<PhaseName>,
+    },
+}
+
 fn env_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
         "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
-        "additionalProperties": {"type": ["string", "number"]},
+        "additionalProperties": {"oneOf": [
+            {"type": ["string", "number"]},
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["secret", "phases"],
+                "properties": {
+                    "secret": {
+                        "type": "string",
+                        "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+                        "maxLength": 64,
+                        "description": "The name of a secret in the operator's configuration.",
+                    },
+                    "phases": {
+                        "type": "array",
+                        "minItems": 1,
+                        "uniqueItems": true,
+                        "items": {"enum": ["setup", "solve", "verify"]},
+                        "description": "The phases whose commands get it.",
+                    },
+                },
+            },
+        ]},
     })
 }
 

@@ -3,7 +3,38 @@
 //! Checked as strictly here as the egress proxy will read them, because an entry that two readers
 //! understand differently is a way out.
 
+use forge_core::egress::{AllowedHost, HTTPS_PORT};
+
 use crate::diagnostic::{Problem, quote};
+
+/// Entries that were checked, as hosts with their ports: 443 where none is written. Entries of one
+/// name become one host.
+pub(crate) fn allowed_hosts(entries: &[String]) -> Vec<AllowedHost> {
+    let mut hosts: Vec<AllowedHost> = Vec::new();
+    for entry in entries {
+        let (name, port) = match entry.split_once(':') {
+            Some((name, port)) => (name, port.parse().unwrap_or(HTTPS_PORT)),
+            None => (entry.as_str(), HTTPS_PORT),
+        };
+        let (name, subdomains) = match name.strip_prefix("*.") {
+            Some(suffix) => (suffix, true),
+            None => (name, false),
+        };
+        let known = hosts
+            .iter_mut()
+            .find(|host| host.name == name && host.subdomains == subdomains);
+        match known {
+            Some(host) if host.ports.contains(&port) => {}
+            Some(host) => host.ports.push(port),
+            None => hosts.push(AllowedHost {
+                name: name.to_owned(),
+                subdomains,
+                ports: vec![port],
+            }),
+        }
+    }
+    hosts
+}
 
 /// Checks an entry and gives it in the one way it is written further on: in lower case.
 pub(crate) fn allow_entry(text: &str) -> Result<String, Problem> {
@@ -59,7 +90,16 @@ pub(crate) fn allow_entry(text: &str) -> Result<String, Problem> {
             None => "a public name has at least two labels",
         });
     }
-    Ok(text.to_ascii_lowercase())
+    let lower = text.to_ascii_lowercase();
+    if suffix.is_some() && is_public_suffix(lower.trim_start_matches("*.")) {
+        return refuse("everybody can register names below it; name at least one more label");
+    }
+    Ok(lower)
+}
+
+/// Whether names below `name` belong to different people, by the public suffix list.
+fn is_public_suffix(name: &str) -> bool {
+    psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.as_bytes() == name.as_bytes())
 }
 
 fn is_port(text: &str) -> bool {
@@ -106,6 +146,14 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_one_name_become_one_host_with_all_ports() {
+        let entries = ["a.test", "a.test:8443", "*.a.test", "a.test"].map(str::to_owned);
+        let hosts = allowed_hosts(&entries);
+        let shown: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["a.test:443,8443", "*.a.test"]);
+    }
+
+    #[test]
     fn everything_else_is_refused_with_the_reason() {
         for (text, reason) in [
             ("", "between single dots"),
@@ -123,6 +171,7 @@ mod tests {
             ("fe80::1:80", "addresses"),
             ("*", "full_web"),
             ("*.com", "top-level domain"),
+            ("*.co.uk", "everybody can register"),
             ("*.", "alone before the first dot"),
             ("*example.org", "alone before the first dot"),
             ("*.*.org", "alone before the first dot"),

@@ -1,19 +1,23 @@
 //! Loads one task, or many at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use forge_core::task::NetworkPolicy;
-use forge_core::{ImageChoice, LimitCeiling, SpecificationFile, Task, TaskId, UserId};
+use forge_core::{
+    ImageChoice, LimitCeiling, NetworkLevel, SecretVariable, SpecificationFile, Task, TaskId,
+    UserId,
+};
 
 use crate::config_file;
 use crate::decode::Decoder;
 use crate::diagnostic::{Diagnostic, ErrorList, Problem, TaskErrors, quote};
 use crate::directory::{CONFIG_FILE, Layout, SPECIFICATION_FOLDER, TASK_FILE, TOOLS_FILE, inspect};
 use crate::discover::discover;
-use crate::format::{ConfigFile, TaskFile};
+use crate::format::{ConfigFile, EnvField, TaskFile};
+use crate::host::allowed_hosts;
 use crate::limits;
 use crate::task_file::{self, DecodedTask};
 use crate::tools_file;
@@ -186,12 +190,34 @@ fn load(directory: &Path, options: &LoadOptions) -> LoadResult {
     }
 }
 
+/// Variables with their values, and those whose values the operator keeps.
+fn environment(
+    fields: BTreeMap<String, EnvField>,
+) -> (BTreeMap<String, String>, Vec<SecretVariable>) {
+    let (mut env, mut secrets) = (BTreeMap::new(), Vec::new());
+    for (variable, field) in fields {
+        match field {
+            EnvField::Text(text) => {
+                env.insert(variable, text);
+            }
+            EnvField::Secret { secret, phases } => secrets.push(SecretVariable {
+                variable,
+                secret,
+                phases,
+            }),
+        }
+    }
+    (env, secrets)
+}
+
 /// Fills in what the files leave out. `None` cannot happen after decoding, which has checked what
 /// the conversions check again.
 fn assemble(file: TaskFile, config: ConfigFile, layout: Layout) -> Option<Task> {
     let limits = limits::limits(file.difficulty, &config.resources.unwrap_or_default());
     let verify_container = file.verify.container.unwrap_or_default();
     let network = config.network.unwrap_or_default();
+    let has_setup = file.setup.is_some();
+    let (env, secrets) = environment(config.env);
     let specification = [
         (TASK_FILE, layout.task),
         (TOOLS_FILE, layout.tools),
@@ -218,12 +244,17 @@ fn assemble(file: TaskFile, config: ConfigFile, layout: Layout) -> Option<Task> 
         tags: file.tags,
         limits,
         network: NetworkPolicy {
-            setup: network.setup.unwrap_or_default(),
+            // Setup exists to fetch and install.
+            setup: network.setup.unwrap_or(match has_setup {
+                true => NetworkLevel::PackageOnly,
+                false => NetworkLevel::Isolated,
+            }),
             solve: network.solve.unwrap_or_default(),
             verify: network.verify.unwrap_or_default(),
-            allow: network.allow,
+            allow: allowed_hosts(&network.allow),
         },
-        env: config.env,
+        env,
+        secrets,
         user: match config.user {
             None => None,
             Some(user) => Some(UserId::new(user.uid, user.gid)?),

@@ -65,6 +65,17 @@ pub(crate) fn env_name(text: &str) -> Result<(), Problem> {
     }
 }
 
+/// The name of a secret in the operator's configuration.
+pub(crate) fn secret_name(text: &str) -> Result<(), Problem> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || "_.-".contains(character);
+    let first = text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_');
+    match first && text.len() <= 64 && text.chars().all(allowed) {
+        true => Ok(()),
+        false => Err(Problem::new(format!("found {}", quote(text)))
+            .expecting("the name of a secret: 1 to 64 letters, digits, '_', '.' and '-'")),
+    }
+}
+
 /// The name of a tool.
 pub(crate) fn tool_name(text: &str) -> Result<(), Problem> {
     let allowed = |character: char| {

@@ -29,3 +29,11 @@ pub const SOCKET_DIRECTORY: &str = "/.swe-forge/channel";
 pub const SOCKET_NAME: &str = "init.sock";
 /// The abstract socket that `forge-init bridge` connects to, everywhere else.
 pub const ABSTRACT_SOCKET: &str = "swe-forge-init";
+/// The folder that holds the egress proxy's socket, in sandboxes that have a network.
+pub const EGRESS_DIRECTORY: &str = "/.swe-forge/egress";
+/// The port of the HTTP proxy on a sandbox's loopback.
+pub const PROXY_PORT: u16 = 3128;
+/// The port of the SOCKS5 proxy on a sandbox's loopback.
+pub const SOCKS_PORT: u16 = 1080;
+/// The operator's certificate authorities, where there are any.
+pub const CERTIFICATES_PATH: &str = "/.swe-forge/certificates.pem";

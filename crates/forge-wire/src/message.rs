@@ -106,6 +106,17 @@ pub enum Request {
         /// Absolute path, strictly below the workspace.
         path: String,
     },
+    /// Give a tree to a user, never following a link; only where PID 1 is root.
+    HandOver {
+        /// Number of this request.
+        request: u64,
+        /// Absolute path, the workspace or below it.
+        path: String,
+        /// The user from now on.
+        uid: u32,
+        /// The group from now on.
+        gid: u32,
+    },
     /// End every process of the sandbox but PID 1 and see them dead.
     KillAll {
         /// Number of this request.
@@ -134,6 +145,20 @@ pub struct Settings {
     pub disk_limit: u64,
     /// PID 1 exits after this many seconds.
     pub lifetime_seconds: u64,
+    /// The network that PID 1 makes of loopback; `None` where the sandbox is isolated.
+    pub network: Option<Network>,
+}
+
+/// The network that PID 1 makes of loopback: an HTTP proxy, a resolver of names, and listeners that
+/// capture connections. All of it leads to the socket of the egress proxy, which decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The egress proxy's socket.
+    pub socket: String,
+    /// TCP ports that are captured, 80 and 443 among them.
+    pub ports: Vec<u16>,
+    /// Whether the SOCKS5 proxy listens.
+    pub socks: bool,
 }
 
 /// A program to run.
@@ -231,6 +256,13 @@ pub enum Event {
     },
     /// Answer to [`Request::Remove`].
     Removed {
+        /// Number of the request.
+        request: u64,
+        /// What went wrong, if anything.
+        error: Option<String>,
+    },
+    /// Answer to [`Request::HandOver`].
+    HandedOver {
         /// Number of the request.
         request: u64,
         /// What went wrong, if anything.
@@ -341,6 +373,8 @@ pub struct Usage {
     pub pids_refused: u64,
     /// Largest workspace seen, in bytes.
     pub disk_peak: u64,
+    /// Whether the workspace was seen with no room left for bytes or files.
+    pub disk_full: bool,
 }
 
 /// What PID 1 sees of its confinement.
@@ -368,6 +402,12 @@ pub struct Attested {
     pub read_only_root: bool,
     /// Whether `AF_VSOCK` was refused.
     pub vsock_refused: bool,
+    /// Whether there is no way to the address of cloud machines' metadata.
+    pub metadata_unreachable: bool,
+    /// Whether PID 1 serves the network that the settings ask for.
+    pub network_served: bool,
+    /// Why it does not, where they ask for one.
+    pub network_failure: Option<String>,
     /// Kernel release.
     pub kernel: String,
     /// Threads that PID 1 itself uses.

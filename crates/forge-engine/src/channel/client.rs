@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forge_core::{Attestation, Ending, ExecRequest, ExitReport, ResourceUsage, SandboxId};
+use forge_core::{Attestation, Ending, ExecRequest, ExitReport, ResourceUsage, SandboxId, UserId};
 use forge_wire::frame::MAX_DATA;
 use forge_wire::message::{
     self, Attested, Command, Report, Settings, TransferLimits, TransferSummary, Usage,
@@ -315,6 +315,30 @@ impl ChannelClient {
         }
     }
 
+    /// Gives a tree to a user.
+    ///
+    /// # Errors
+    /// What the sandbox reports, or [`EngineErrorKind::Lost`].
+    pub async fn hand_over(&self, path: &str, user: UserId) -> Result<(), EngineError> {
+        let question = Question::HandOver {
+            path: path.to_owned(),
+            user,
+        };
+        match self.ask(Operation::Put, question).await? {
+            Event::HandedOver { error: None, .. } => Ok(()),
+            Event::HandedOver {
+                error: Some(message),
+                ..
+            } => Err(EngineError::new(
+                EngineErrorKind::Rejected,
+                Operation::Put,
+                self.id.as_str(),
+                format!("{path} could not be given to its user: {message}"),
+            )),
+            _ => Err(self.corrupt(Operation::Put, "an answer to another question")),
+        }
+    }
+
     /// Ends every process but PID 1.
     ///
     /// # Errors
@@ -451,6 +475,7 @@ fn resource_usage(usage: Usage) -> ResourceUsage {
         oom_kills: usage.oom_kills,
         pids_refused: usage.pids_refused,
         disk_peak_bytes: usage.disk_peak,
+        disk_full: usage.disk_full,
     }
 }
 
@@ -467,6 +492,9 @@ fn attestation(attested: Attested) -> Attestation {
         writable_mounts: attested.writable_mounts,
         read_only_root: attested.read_only_root,
         vsock_refused: attested.vsock_refused,
+        metadata_unreachable: attested.metadata_unreachable,
+        network_served: attested.network_served,
+        network_failure: attested.network_failure,
         kernel: attested.kernel,
     }
 }

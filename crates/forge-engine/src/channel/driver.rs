@@ -87,6 +87,10 @@ pub(super) enum Order {
 #[derive(Debug, Clone)]
 pub(super) enum Question {
     Remove(String),
+    HandOver {
+        path: String,
+        user: forge_core::UserId,
+    },
     KillAll,
     Usage,
     Ping,
@@ -98,6 +102,12 @@ impl Question {
             Self::Remove(path) => Request::Remove {
                 request,
                 path: path.clone(),
+            },
+            Self::HandOver { path, user } => Request::HandOver {
+                request,
+                path: path.clone(),
+                uid: user.uid(),
+                gid: user.gid(),
             },
             Self::KillAll => Request::KillAll { request },
             Self::Usage => Request::Usage { request },
@@ -502,6 +512,7 @@ impl Driver {
                 Ok(())
             }
             Event::Removed { request, .. }
+            | Event::HandedOver { request, .. }
             | Event::AllKilled { request, .. }
             | Event::Usage { request, .. }
             | Event::Pong { request } => {

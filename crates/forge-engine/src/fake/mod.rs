@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::{
-    Attestation, Ending, ExecRequest, ExitReport, OwnerId, Role, SandboxId, SandboxSpec,
-    WorkspaceSpec,
+    Attestation, DiskQuota, Ending, ExecRequest, ExitReport, OwnerId, Profile, Role, SandboxId,
+    SandboxSpec, WorkspaceSpec,
 };
 use forge_wire::Secret;
 
-use crate::engine::{Engine, EngineDescription, FoundObject, ObjectKind, PreparedImage};
+use crate::engine::{Engine, EngineDescription, FoundObject, Inventory, ObjectKind, PreparedImage};
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::images::ImageStore;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{EgressRecords, Sandbox};
 use sandbox::FakeSandbox;
 
 /// What a command does in the fake.
@@ -71,6 +71,7 @@ pub(crate) struct World {
     objects: BTreeMap<String, FoundObject>,
     survivors: u32,
     attestation: Option<Attestation>,
+    egress: EgressRecords,
 }
 
 /// The fake engine; clones share one world.
@@ -108,6 +109,11 @@ impl FakeEngine {
     /// From now on sandboxes attest this.
     pub fn set_attestation(&self, attestation: Attestation) {
         self.world().attestation = Some(attestation);
+    }
+
+    /// What the next sandbox that is asked for records of connections gives.
+    pub fn set_egress(&self, records: EgressRecords) {
+        self.world().egress = records;
     }
 
     /// Puts an object there that somebody else made.
@@ -159,23 +165,47 @@ impl FakeEngine {
     }
 
     fn attestation(&self, spec: &SandboxSpec) -> Attestation {
+        let root = spec.profile == Profile::Build;
         self.world()
             .attestation
             .clone()
             .unwrap_or_else(|| Attestation {
-                capabilities: 0,
-                bounding_capabilities: 0,
+                capabilities: spec.profile.capabilities(),
+                bounding_capabilities: spec.profile.capabilities(),
                 no_new_privileges: true,
                 seccomp_mode: 2,
-                uid: spec.user.uid(),
-                gid: spec.user.gid(),
+                uid: if root { 0 } else { spec.user.uid() },
+                gid: if root { 0 } else { spec.user.gid() },
                 interfaces: vec!["lo".to_owned()],
                 routes: 0,
                 writable_mounts: vec!["/tmp".to_owned(), "/workspace".to_owned()],
-                read_only_root: true,
+                read_only_root: !root,
                 vsock_refused: true,
+                metadata_unreachable: true,
+                network_served: spec.network.is_some(),
+                network_failure: None,
                 kernel: "fake".to_owned(),
             })
+    }
+}
+
+#[async_trait]
+impl Inventory for FakeEngine {
+    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
+        self.call(Operation::List, "")?;
+        let key = forge_core::ownership::keys::OWNER;
+        let world = self.world();
+        let ours = world.objects.values().filter(|object| match owner {
+            Some(owner) => object.label(key) == Some(owner.as_str()),
+            None => object.label(key).is_some(),
+        });
+        Ok(ours.cloned().collect())
+    }
+
+    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
+        self.call(Operation::Destroy, &object.name)?;
+        self.world().objects.remove(&object.name);
+        Ok(())
     }
 }
 
@@ -220,7 +250,7 @@ impl Engine for FakeEngine {
         &self,
         spec: &WorkspaceSpec,
         _image: &PreparedImage,
-    ) -> Result<(), EngineError> {
+    ) -> Result<DiskQuota, EngineError> {
         self.call(Operation::CreateWorkspace, spec.id.as_str())?;
         let name = format!("workspace-{}", spec.id);
         self.make(
@@ -228,7 +258,7 @@ impl Engine for FakeEngine {
             &name,
             spec.ownership.labels(Role::Workspace),
         );
-        Ok(())
+        Ok(DiskQuota::Loop)
     }
 
     async fn create(
@@ -244,11 +274,7 @@ impl Engine for FakeEngine {
             spec.ownership.labels(spec.role),
         );
         let attestation = self.attestation(spec);
-        Ok(Arc::new(FakeSandbox::new(
-            self.clone(),
-            spec.id.clone(),
-            attestation,
-        )))
+        Ok(Arc::new(FakeSandbox::new(self.clone(), spec, attestation)))
     }
 
     async fn open(
@@ -278,21 +304,17 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
-        self.call(Operation::List, "")?;
-        let key = forge_core::ownership::keys::OWNER;
-        let world = self.world();
-        let ours = world.objects.values().filter(|object| match owner {
-            Some(owner) => object.label(key) == Some(owner.as_str()),
-            None => object.label(key).is_some(),
-        });
-        Ok(ours.cloned().collect())
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        image: &PreparedImage,
+    ) -> Result<PreparedImage, EngineError> {
+        self.call(Operation::Snapshot, id.as_str())?;
+        Ok(image.clone())
     }
 
-    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
-        self.call(Operation::Destroy, &object.name)?;
-        self.world().objects.remove(&object.name);
-        Ok(())
+    async fn close(&self) -> Result<(), EngineError> {
+        self.call(Operation::Close, "")
     }
 
     fn images(&self) -> Option<&dyn ImageStore> {

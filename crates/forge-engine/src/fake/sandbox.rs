@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use forge_core::exec::OutputStream;
-use forge_core::{Attestation, ExecRequest, ResourceUsage, SandboxId};
+use forge_core::{
+    Attestation, EgressPolicy, ExecRequest, PhaseName, ResourceUsage, SandboxId, SandboxSpec,
+    UserId,
+};
 use forge_wire::message::{TransferLimits, TransferSummary};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
@@ -11,20 +14,22 @@ use tokio::sync::mpsc;
 use super::{FakeEngine, FakeExec};
 use crate::channel::{Download, OutputReceiver, Remote};
 use crate::error::{EngineError, EngineErrorKind, Operation};
-use crate::sandbox::{Condition, OutputChunk, RunningExec, Sandbox};
+use crate::sandbox::{Condition, Egress, EgressRecords, Files, OutputChunk, RunningExec, Sandbox};
 
 pub(crate) struct FakeSandbox {
     engine: FakeEngine,
     id: SandboxId,
     attestation: Attestation,
+    has_network: bool,
 }
 
 impl FakeSandbox {
-    pub(crate) const fn new(engine: FakeEngine, id: SandboxId, attestation: Attestation) -> Self {
+    pub(crate) fn new(engine: FakeEngine, spec: &SandboxSpec, attestation: Attestation) -> Self {
         Self {
             engine,
-            id,
+            id: spec.id.clone(),
             attestation,
+            has_network: spec.network.is_some(),
         }
     }
 
@@ -35,54 +40,7 @@ impl FakeSandbox {
 }
 
 #[async_trait]
-impl Sandbox for FakeSandbox {
-    fn id(&self) -> &SandboxId {
-        &self.id
-    }
-
-    fn attestation(&self) -> &Attestation {
-        &self.attestation
-    }
-
-    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError> {
-        self.call(
-            Operation::Exec,
-            request.argv.last().map_or("", String::as_str),
-        )?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let lost = EngineError::new(
-            EngineErrorKind::Lost,
-            Operation::Exec,
-            self.id.as_str(),
-            "contact with the sandbox was lost",
-        );
-        let exit: crate::sandbox::ExitFuture = match (self.engine.script)(&request) {
-            FakeExec::Ends { output, report } => {
-                let bytes = Bytes::from(output);
-                // The receiver is alive: it is returned below.
-                sender
-                    .send(OutputChunk {
-                        stream: OutputStream::Stdout,
-                        offset: 0,
-                        bytes,
-                    })
-                    .ok();
-                Box::pin(async move { Ok(report) })
-            }
-            FakeExec::Hangs => Box::pin(async move {
-                // Holding the sender keeps the output open, as a real hanging command does.
-                let _open = sender;
-                std::future::pending().await
-            }),
-            FakeExec::Lost => Box::pin(async move { Err(lost) }),
-        };
-        Ok(RunningExec {
-            output: OutputReceiver::detached(receiver),
-            remote: Remote::detached(),
-            exit,
-        })
-    }
-
+impl Files for FakeSandbox {
     async fn put(
         &self,
         directory: &str,
@@ -135,6 +93,76 @@ impl Sandbox for FakeSandbox {
 
     async fn remove(&self, path: &str) -> Result<(), EngineError> {
         self.call(Operation::Put, &format!("remove {path}"))
+    }
+
+    async fn hand_over(&self, path: &str, user: UserId) -> Result<(), EngineError> {
+        self.call(Operation::Put, &format!("hand {path} to {}", user.uid()))
+    }
+}
+
+#[async_trait]
+impl Egress for FakeSandbox {
+    async fn set_policy(&self, policy: &EgressPolicy, phase: PhaseName) -> Result<(), EngineError> {
+        self.call(Operation::Network, &format!("{phase} at {}", policy.level))
+    }
+
+    async fn take_records(&self) -> Result<EgressRecords, EngineError> {
+        self.call(Operation::Network, "records")?;
+        Ok(std::mem::take(&mut self.engine.world().egress))
+    }
+}
+
+#[async_trait]
+impl Sandbox for FakeSandbox {
+    fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    fn attestation(&self) -> &Attestation {
+        &self.attestation
+    }
+
+    fn egress(&self) -> Option<&dyn Egress> {
+        self.has_network.then_some(self)
+    }
+
+    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError> {
+        self.call(
+            Operation::Exec,
+            request.argv.last().map_or("", String::as_str),
+        )?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let lost = EngineError::new(
+            EngineErrorKind::Lost,
+            Operation::Exec,
+            self.id.as_str(),
+            "contact with the sandbox was lost",
+        );
+        let exit: crate::sandbox::ExitFuture = match (self.engine.script)(&request) {
+            FakeExec::Ends { output, report } => {
+                let bytes = Bytes::from(output);
+                // The receiver is alive: it is returned below.
+                sender
+                    .send(OutputChunk {
+                        stream: OutputStream::Stdout,
+                        offset: 0,
+                        bytes,
+                    })
+                    .ok();
+                Box::pin(async move { Ok(report) })
+            }
+            FakeExec::Hangs => Box::pin(async move {
+                // Holding the sender keeps the output open, as a real hanging command does.
+                let _open = sender;
+                std::future::pending().await
+            }),
+            FakeExec::Lost => Box::pin(async move { Err(lost) }),
+        };
+        Ok(RunningExec {
+            output: OutputReceiver::detached(receiver),
+            remote: Remote::detached(),
+            exit,
+        })
     }
 
     async fn kill_all(&self) -> Result<u32, EngineError> {

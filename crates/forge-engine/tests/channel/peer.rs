@@ -182,6 +182,9 @@ impl Peer {
             writable_mounts: Vec::new(),
             read_only_root: true,
             vsock_refused: true,
+            metadata_unreachable: true,
+            network_served: false,
+            network_failure: None,
             kernel: String::new(),
             own_threads: 3,
         });

@@ -185,6 +185,9 @@ async fn what_is_learnt_about_an_attempt_is_added_to_it() {
         writable_mounts: vec!["/workspace".to_owned()],
         read_only_root: true,
         vsock_refused: true,
+        metadata_unreachable: true,
+        network_served: false,
+        network_failure: None,
         kernel: "6.1.0".to_owned(),
     };
     store.set_image_digest(&id, "sha256:abc").await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forge_core::limits::MEBIBYTE;
-use forge_core::{CleanupPolicy, LimitCeiling, NetworkLevel, UserId};
+use forge_core::{CleanupPolicy, LimitCeiling, NetworkLevel, PhaseName, UserId};
 use forge_task::{LoadOptions, load_task};
 
 use crate::{Fixture, task_with};
@@ -39,8 +39,9 @@ tests_visible: true
     let task = with(text).task();
     assert_eq!(task.network.setup, NetworkLevel::LimitedWeb);
     assert_eq!(task.network.verify, NetworkLevel::FullWeb);
+    let allow: Vec<String> = task.network.allow.iter().map(ToString::to_string).collect();
     assert_eq!(
-        task.network.allow,
+        allow,
         [
             "index.example.org",
             "files.example.org:8443",
@@ -222,4 +223,51 @@ fn a_difficulty_above_the_ceiling_is_refused_unless_the_config_lowers_it() {
     let fixture = with("resources: {cpu_cores: 1.5, memory_mb: 1024}").task_json(&hard);
     let task = load_task(fixture.path(), &options).unwrap();
     assert_eq!(task.limits.cpu_millis, 1500);
+}
+
+#[test]
+fn a_variable_may_be_a_secret_of_the_operator_for_the_phases_that_list_it() {
+    let text = "env:\n  TOKEN: {secret: registry-token, phases: [setup, solve]}\n  PLAIN: x\n";
+    let task = with(text).task();
+    let secret = &task.secrets[0];
+    assert_eq!(
+        (secret.variable.as_str(), secret.secret.as_str()),
+        ("TOKEN", "registry-token")
+    );
+    assert_eq!(secret.phases, [PhaseName::Setup, PhaseName::Solve]);
+    assert_eq!(task.env.len(), 1);
+}
+
+#[test]
+fn a_secret_without_name_or_phases_is_refused_where_it_stands() {
+    for (text, said) in [
+        ("env: {TOKEN: {phases: [setup]}}", "required"),
+        ("env: {TOKEN: {secret: a}}", "required"),
+        ("env: {TOKEN: {secret: a, phases: []}}", "empty list"),
+        (
+            "env: {TOKEN: {secret: a, phases: [install]}}",
+            "one of setup, solve, verify",
+        ),
+        (
+            "env: {TOKEN: {secret: 'a b', phases: [setup]}}",
+            "name of a secret",
+        ),
+        (
+            "env: {TOKEN: {secret: a, phases: [setup], value: x}}",
+            "value",
+        ),
+    ] {
+        let errors = with(text).report();
+        assert!(errors.contains(said), "{text}: {errors}");
+    }
+}
+
+#[test]
+fn setup_may_reach_registries_unless_the_author_says_otherwise() {
+    let with_setup = task_with("setup", "  \"setup\": {\"command\": \"true\"},");
+    let fixture = Fixture::new().write(".swe-forge/task.json", &with_setup);
+    assert_eq!(fixture.task().network.setup, NetworkLevel::PackageOnly);
+    assert_eq!(Fixture::new().task().network.setup, NetworkLevel::Isolated);
+    let isolated = fixture.write(".swe-forge/config.yaml", "network: {setup: isolated}\n");
+    assert_eq!(isolated.task().network.setup, NetworkLevel::Isolated);
 }

@@ -1,0 +1,133 @@
+//! Documents between an engine and the egress proxy it started: one JSON object a line, both ways.
+//!
+//! The engine sends [`ControlRequest`]s and is answered in the same order; [`ControlEvent`]s that
+//! are no answers come between.
+
+use forge_core::PhaseName;
+use forge_core::connection::{ConnectionRecord, EgressCounters};
+use forge_core::egress::EgressPolicy;
+use serde::{Deserialize, Serialize};
+
+/// Version of these documents; proxy and engine must have the same.
+pub const CONTROL_VERSION: u32 = 1;
+/// The longest line either side accepts, in bytes.
+pub const CONTROL_LINE_BYTES: usize = 1024 * 1024;
+/// The name of a sandbox's socket in its folder.
+pub const PROXY_SOCKET: &str = "proxy.sock";
+
+/// A request with the number that its answer carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NumberedRequest {
+    /// Chosen by the engine, never used twice on a connection.
+    pub id: u64,
+    /// What is asked.
+    pub request: ControlRequest,
+}
+
+/// What the engine asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ControlRequest {
+    /// The first request of a connection.
+    Hello {
+        /// [`CONTROL_VERSION`] of the engine.
+        version: u32,
+        /// Addresses that are denied at every level besides the built-in ones: those of the
+        /// engine's machine.
+        denied: Vec<forge_core::egress::AddressRange>,
+    },
+    /// Opens a sandbox's socket, or changes the policy of one that is open; connections that the
+    /// new policy forbids are ended. Answered when the socket listens and they are.
+    Set(Box<SandboxPolicy>),
+    /// Closes a sandbox's socket and ends its connections; success when there is none.
+    Remove {
+        /// Which sandbox.
+        sandbox: String,
+    },
+    /// Answered with the counters of a sandbox, after every record of connections that ended.
+    Stats {
+        /// Which sandbox.
+        sandbox: String,
+    },
+}
+
+/// The policy of one sandbox in one phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxPolicy {
+    /// Which sandbox; what records carry.
+    pub sandbox: String,
+    /// The name of its folder, unguessable; one path component of letters and digits.
+    pub directory: String,
+    /// What holds from now on.
+    pub policy: EgressPolicy,
+    /// For the log.
+    pub context: AuditContext,
+}
+
+/// What a record of a connection says about the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditContext {
+    /// The run.
+    pub run: String,
+    /// The task.
+    pub task: String,
+    /// The phase.
+    pub phase: PhaseName,
+}
+
+/// What the proxy says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ControlEvent {
+    /// The answer to a request.
+    Answer {
+        /// Its number.
+        id: u64,
+        /// What went wrong, if anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// The counters, where they were asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counters: Option<EgressCounters>,
+    },
+    /// A connection ended, or was refused.
+    Connection(Box<ConnectionRecord>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_come_back_as_they_were() {
+        let request = NumberedRequest {
+            id: 7,
+            request: ControlRequest::Set(Box::new(SandboxPolicy {
+                sandbox: "t-1".into(),
+                directory: "0123".into(),
+                policy: EgressPolicy::isolated(),
+                context: AuditContext {
+                    run: "r".into(),
+                    task: "t".into(),
+                    phase: PhaseName::Setup,
+                },
+            })),
+        };
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(!text.contains('\n'));
+        assert_eq!(
+            serde_json::from_str::<NumberedRequest>(&text).unwrap(),
+            request
+        );
+        let answer = ControlEvent::Answer {
+            id: 7,
+            error: None,
+            counters: Some(EgressCounters::default()),
+        };
+        let text = serde_json::to_string(&answer).unwrap();
+        assert_eq!(serde_json::from_str::<ControlEvent>(&text).unwrap(), answer);
+    }
+}
