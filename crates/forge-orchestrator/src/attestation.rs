@@ -1,6 +1,6 @@
 //! Compares what a sandbox says about its confinement with what was asked for.
 
-use forge_core::{Attestation, Failure, Reason, SandboxSpec};
+use forge_core::{Attestation, Failure, Profile, Reason, SandboxSpec};
 
 /// Mount points that a sandbox may write to.
 const WRITABLE: [&str; 3] = ["/workspace", "/workspace/output", "/tmp"];
@@ -12,27 +12,17 @@ const TOLERATED: [&str; 2] = ["/.swe-forge/channel", "/dev/shm"];
 /// # Errors
 /// `hardening_unavailable` or `network_policy_unavailable`, naming every difference.
 pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(), Failure> {
-    let mut network = Vec::new();
-    if attestation.interfaces.iter().any(|name| name != "lo") {
-        network.push(format!(
-            "network interfaces {}",
-            attestation.interfaces.join(", ")
-        ));
-    }
-    if attestation.routes > 0 {
-        network.push(format!("{} routes", attestation.routes));
-    }
-    if !attestation.vsock_refused {
-        network.push("sockets to the hypervisor (AF_VSOCK)".to_owned());
-    }
+    let network = ways_out(spec, attestation);
     if !network.is_empty() {
-        let message = format!("an isolated sandbox has {}", network.join(" and "));
+        let message = format!("the sandbox has {}", network.join(" and "));
         return Err(Failure::new(Reason::NetworkPolicyUnavailable, message));
     }
     let mut missing = Vec::new();
-    if attestation.capabilities != 0 || attestation.bounding_capabilities != 0 {
+    let capabilities = spec.profile.capabilities();
+    if attestation.capabilities != capabilities || attestation.bounding_capabilities != capabilities
+    {
         missing.push(format!(
-            "capabilities {:#x}, bounding set {:#x}",
+            "capabilities {:#x}, bounding set {:#x}, instead of {capabilities:#x}",
             attestation.capabilities, attestation.bounding_capabilities
         ));
     }
@@ -42,14 +32,19 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
     if attestation.seccomp_mode != 2 {
         missing.push(format!("seccomp mode {}", attestation.seccomp_mode));
     }
-    if (attestation.uid, attestation.gid) != (spec.user.uid(), spec.user.gid()) {
+    let user = match spec.profile {
+        Profile::Build => (0, 0),
+        Profile::Run => (spec.user.uid(), spec.user.gid()),
+    };
+    if (attestation.uid, attestation.gid) != user {
         missing.push(format!("user {}:{}", attestation.uid, attestation.gid));
     }
-    if !attestation.read_only_root {
+    if spec.profile == Profile::Run && !attestation.read_only_root {
         missing.push("a writable root file system".to_owned());
     }
     let allowed = |mount: &&String| {
-        !WRITABLE.contains(&mount.as_str()) && !TOLERATED.contains(&mount.as_str())
+        let root = spec.profile == Profile::Build && mount.as_str() == "/";
+        !root && !WRITABLE.contains(&mount.as_str()) && !TOLERATED.contains(&mount.as_str())
     };
     missing.extend(
         attestation
@@ -68,12 +63,41 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
     Err(Failure::new(Reason::HardeningUnavailable, message))
 }
 
+/// What a task could reach others by, or could not that it was to.
+fn ways_out(spec: &SandboxSpec, attestation: &Attestation) -> Vec<String> {
+    let mut network = Vec::new();
+    if attestation.interfaces.iter().any(|name| name != "lo") {
+        network.push(format!(
+            "network interfaces {}",
+            attestation.interfaces.join(", ")
+        ));
+    }
+    if attestation.routes > 0 {
+        network.push(format!("{} routes", attestation.routes));
+    }
+    if !attestation.vsock_refused {
+        network.push("sockets to the hypervisor (AF_VSOCK)".to_owned());
+    }
+    if !attestation.metadata_unreachable {
+        network.push("a way to the addresses of cloud metadata".to_owned());
+    }
+    match (spec.network.is_some(), attestation.network_served) {
+        (true, false) => {
+            let why = attestation.network_failure.as_deref();
+            let why = why.unwrap_or("it does not say why");
+            network.push(format!("no way to its egress proxy: {why}"));
+        }
+        (false, true) => network.push("a way to an egress proxy".to_owned()),
+        _ => {}
+    }
+    network
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use forge_core::{
-        Attempt, Difficulty, NetworkLevel, OwnerId, Ownership, Role, RunId, SandboxId, TaskId,
-        UserId,
+        Attempt, Difficulty, OwnerId, Ownership, Role, RunId, SandboxId, TaskId, UserId,
     };
     use jiff::Timestamp;
 
@@ -95,7 +119,9 @@ mod tests {
             role: Role::Task,
             workspace: id,
             limits,
-            network: NetworkLevel::Isolated,
+            profile: Profile::Run,
+            network: None,
+            runtime: None,
             user: UserId::for_slot(0),
             env: std::collections::BTreeMap::new(),
             max_lifetime: limits.timeout,
@@ -115,6 +141,9 @@ mod tests {
             writable_mounts: vec!["/workspace".into(), "/tmp".into()],
             read_only_root: true,
             vsock_refused: true,
+            metadata_unreachable: true,
+            network_served: false,
+            network_failure: None,
             kernel: "6".into(),
         }
     }
@@ -123,7 +152,7 @@ mod tests {
     fn every_difference_fails_the_task() {
         assert_eq!(check(&sandbox_spec(), &confined()), Ok(()));
         type Change = fn(&mut Attestation);
-        let cases: [(Change, Reason); 10] = [
+        let cases: [(Change, Reason); 12] = [
             (
                 |found| found.vsock_refused = false,
                 Reason::NetworkPolicyUnavailable,
@@ -133,6 +162,14 @@ mod tests {
                 Reason::NetworkPolicyUnavailable,
             ),
             (|found| found.routes = 1, Reason::NetworkPolicyUnavailable),
+            (
+                |found| found.metadata_unreachable = false,
+                Reason::NetworkPolicyUnavailable,
+            ),
+            (
+                |found| found.network_served = true,
+                Reason::NetworkPolicyUnavailable,
+            ),
             (|found| found.capabilities = 1, Reason::HardeningUnavailable),
             (
                 |found| found.bounding_capabilities = 1,

@@ -1,9 +1,10 @@
 //! Removal of what an attempt made on the engine.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use forge_core::{CleanupPolicy, Outcome, SandboxId};
-use forge_engine::{Engine, EngineError};
+use forge_engine::{Engine, EngineError, FoundObject, ObjectKind, PreparedImage};
 
 use crate::failure;
 
@@ -19,11 +20,12 @@ pub(crate) const fn wanted(policy: &CleanupPolicy, outcome: &Outcome) -> bool {
     }
 }
 
-/// Removes sandboxes and workspace; returns what is left, for a person.
+/// Removes sandboxes, workspace and the image of what setup changed; returns what is left, for a person.
 pub(crate) async fn remove_all(
     engine: &dyn Engine,
     sandboxes: &[SandboxId],
     workspace: Option<&SandboxId>,
+    snapshot: Option<&PreparedImage>,
 ) -> Vec<String> {
     let mut left = Vec::new();
     let removals = futures::future::join_all(
@@ -41,6 +43,17 @@ pub(crate) async fn remove_all(
         && let Err(why) = bounded(engine.destroy_workspace(id)).await
     {
         left.push(format!("workspace {id} is left for gc: {why}"));
+    }
+    if let Some(image) = snapshot {
+        let object = FoundObject {
+            kind: ObjectKind::Image,
+            name: image.runnable.clone(),
+            labels: BTreeMap::new(),
+            running: false,
+        };
+        if let Err(why) = bounded(engine.remove(&object)).await {
+            left.push(format!("image {} is left for gc: {why}", image.runnable));
+        }
     }
     left
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Agent;
 use crate::events::EventSink;
 use crate::layout::RunLayout;
+use crate::operator::Operator;
 
 /// Asks a run to end: what waits never starts, what runs is ended and cleaned up.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +45,8 @@ pub(crate) struct Context {
     pub layout: RunLayout,
     /// Cores of the engine's machine.
     pub cores: u64,
+    /// What the operator decides.
+    pub operator: Arc<dyn Operator>,
     /// Keep containers and volumes for inspection.
     pub keep: bool,
     /// First user slot of this run; its jobs count on from here.

@@ -8,6 +8,12 @@ pub(crate) fn from_engine(error: &EngineError) -> Failure {
     let reason = match (error.kind, error.operation) {
         (EngineErrorKind::NotFound, Operation::PrepareImage)
         | (EngineErrorKind::Rejected, Operation::PrepareImage) => Reason::ImageUnavailable,
+        // A level that is not known to hold does not hold.
+        (_, Operation::Network) => Reason::NetworkPolicyUnavailable,
+        // A limit or a protection that was demanded and cannot be had.
+        (EngineErrorKind::Unsupported, Operation::CreateWorkspace | Operation::Create) => {
+            Reason::HardeningUnavailable
+        }
         (EngineErrorKind::Unavailable, _) => Reason::EngineUnavailable,
         (EngineErrorKind::Lost | EngineErrorKind::NotFound, _) => Reason::Lost,
         _ => Reason::EngineError,

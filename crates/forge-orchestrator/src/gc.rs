@@ -159,7 +159,7 @@ pub async fn collect(
             None => report.kept += 1,
         }
     }
-    // A volume cannot go before the container that uses it.
+    // A volume or an image cannot go before the container that uses it.
     report.leftovers.sort_by(|left, right| {
         let key = |leftover: &Leftover| (rank(leftover.object.kind), leftover.object.name.clone());
         key(left).cmp(&key(right))
@@ -179,6 +179,7 @@ const fn rank(kind: ObjectKind) -> u8 {
         ObjectKind::Container => 0,
         ObjectKind::Network => 1,
         ObjectKind::Volume => 2,
+        ObjectKind::Image => 3,
     }
 }
 

@@ -61,6 +61,18 @@ impl RunLayout {
         self.attempt(id).join(format!("{phase}.log"))
     }
 
+    /// The log of an attempt's connections, relative to the run's folder.
+    #[must_use]
+    pub fn connections_relative(id: &SandboxId) -> PathBuf {
+        Self::attempt_relative(id).join("connections.jsonl")
+    }
+
+    /// The log of an attempt's connections.
+    #[must_use]
+    pub fn connections(&self, id: &SandboxId) -> PathBuf {
+        self.root.join(Self::connections_relative(id))
+    }
+
     /// The folder of an attempt's artifacts.
     #[must_use]
     pub fn artifacts(&self, id: &SandboxId) -> PathBuf {

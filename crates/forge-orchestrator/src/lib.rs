@@ -20,7 +20,9 @@ pub mod gc;
 pub mod holder;
 pub mod junit;
 pub mod layout;
+pub mod operator;
 mod phase;
+mod redact;
 pub mod report;
 pub mod run;
 
@@ -28,4 +30,5 @@ pub use agent::Agent;
 pub use context::Cancellation;
 pub use events::{EventSink, RunEvent};
 pub use layout::RunLayout;
+pub use operator::{Operator, SecretValue};
 pub use run::{Orchestrator, RunError, RunOptions, RunSummary};

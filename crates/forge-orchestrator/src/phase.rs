@@ -1,5 +1,6 @@
 //! One phase: its command runs, its output goes to its log, its deadline holds.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::context::Cancellation;
 use crate::failure;
+use crate::operator::SecretValue;
+use crate::redact::Redactor;
 
 /// The sandbox ends a phase at its deadline by itself. It is given this much longer before it is
 /// taken to be stuck.
@@ -24,6 +27,8 @@ const OVERDUE: Duration = Duration::from_secs(20);
 pub(crate) struct PhaseCommand<'a> {
     pub command: &'a CommandLine,
     pub env: Vec<(String, String)>,
+    /// What must not be written down.
+    pub secrets: &'a BTreeMap<String, SecretValue>,
     pub timeout: Duration,
     pub limits: &'a Limits,
     pub log: &'a Path,
@@ -50,7 +55,10 @@ pub(crate) async fn run(
     cancellation: &Cancellation,
 ) -> PhaseEnd {
     let mut log = match create_log(phase.log).await {
-        Ok(log) => log,
+        Ok(file) => Log {
+            file,
+            redactor: Redactor::new(phase.secrets.values().map(SecretValue::expose)),
+        },
         Err(error) => return PhaseEnd::LogFailed(error),
     };
     let request = ExecRequest {
@@ -68,18 +76,14 @@ pub(crate) async fn run(
         () = cancellation.cancelled() => PhaseEnd::Cancelled,
         () = overdue => PhaseEnd::Stuck,
     };
-    match log.flush().await {
+    match log.finish().await {
         Err(error) => PhaseEnd::LogFailed(error),
         Ok(()) => end,
     }
 }
 
 /// Starts the command and writes its output down until it ends.
-async fn follow(
-    sandbox: &dyn Sandbox,
-    request: ExecRequest,
-    log: &mut BufWriter<File>,
-) -> PhaseEnd {
+async fn follow(sandbox: &dyn Sandbox, request: ExecRequest, log: &mut Log) -> PhaseEnd {
     let mut exec = match sandbox.exec(request).await {
         Ok(exec) => exec,
         Err(error) => return PhaseEnd::Lost(error),
@@ -89,20 +93,42 @@ async fn follow(
             Some(chunk) => chunk,
             None => {
                 // Somebody may follow the log: before more is awaited, all there is is in it.
-                if let Err(error) = log.flush().await {
+                if let Err(error) = log.file.flush().await {
                     return PhaseEnd::LogFailed(error);
                 }
                 exec.output.next().await
             }
         };
         let Some(chunk) = chunk else { break };
-        if let Err(error) = log.write_all(&chunk.bytes).await {
+        if let Err(error) = log.write(&chunk.bytes).await {
             return PhaseEnd::LogFailed(error);
         }
     }
     match exec.exit.await {
         Ok(report) => PhaseEnd::Reported(report),
         Err(error) => PhaseEnd::Lost(error),
+    }
+}
+
+/// The log of a phase, without secrets.
+struct Log {
+    file: BufWriter<File>,
+    redactor: Redactor,
+}
+
+impl Log {
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if self.redactor.is_idle() {
+            return self.file.write_all(bytes).await;
+        }
+        let clean = self.redactor.push(bytes);
+        self.file.write_all(&clean).await
+    }
+
+    async fn finish(&mut self) -> std::io::Result<()> {
+        let rest = self.redactor.finish();
+        self.file.write_all(&rest).await?;
+        self.file.flush().await
     }
 }
 

@@ -22,9 +22,10 @@ use crate::agent::Agent;
 use crate::attempt;
 use crate::context::{Cancellation, Context, Job};
 use crate::events::{EventSink, RunEvent};
-use crate::holder;
 use crate::layout::RunLayout;
+use crate::operator::Operator;
 use crate::report::{self, ReportError};
+use crate::{failure, holder};
 
 /// What to do with the tasks.
 #[derive(Debug, Clone)]
@@ -49,6 +50,8 @@ pub struct RunOptions {
     pub concurrency: u16,
     /// Folder below which the run's own folder is made.
     pub out: PathBuf,
+    /// What the operator decides.
+    pub operator: Arc<dyn Operator>,
     /// Keep containers and volumes for inspection.
     pub keep: bool,
     /// The command line, for the record.
@@ -128,10 +131,17 @@ impl Orchestrator {
             holder,
             layout: layout.clone(),
             cores: engine.cores,
+            operator: Arc::clone(&options.operator),
             keep: options.keep,
             first_slot: first_slot(&options.run),
         });
         let attempts = attempts(&context, Arc::new(jobs), options.concurrency).await;
+        if !options.keep
+            && let Err(error) = self.engine.close().await
+        {
+            // What is left carries our labels: `gc` finds it.
+            tracing::warn!(error = failure::chain(&error), "the engine was not closed");
+        }
         let report = assemble(&options, &engine, started_at, attempts);
         let unwritten = report::write(&report, &layout).err();
         let cancelled = cancellation.is_cancelled();

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use forge_core::sandbox::{TESTS, WORKSPACE};
-use forge_core::{Failure, Outcome, Role, SandboxId, SandboxSpec, WorkspaceSpec};
+use forge_core::task::VerifyContainer;
+use forge_core::{
+    Failure, Outcome, PhaseName, Profile, Role, SandboxId, SandboxSpec, Transition, WorkspaceSpec,
+};
 use forge_engine::{EngineError, PreparedImage, Sandbox};
 use forge_store::ObjectKind;
 use forge_wire::Secret;
@@ -47,34 +50,114 @@ impl Attempt<'_> {
             id: id.clone(),
             ownership: self.ownership.clone(),
             user: self.user,
+            disk_bytes: self.limits.disk_bytes,
+            disk_files: self.limits.disk_files,
             specification: self.task().specification.clone(),
         };
         let made = self.context.engine.create_workspace(&spec, image).await;
-        made.map_err(|error| engine_failure(&error))?;
+        self.disk_quota = Some(made.map_err(|error| engine_failure(&error))?);
         self.made(ObjectKind::Volume, &id).await;
         Ok(())
     }
 
-    /// Makes a sandbox, for verification when `part` names one, and checks its attestation.
+    /// The sandbox in which solve begins, and the image it runs. With a setup, that ran before, in a
+    /// sandbox of its own in which it is root; what it changed is in the image.
+    pub(super) async fn begin(
+        &mut self,
+        image: PreparedImage,
+    ) -> Result<(Arc<dyn Sandbox>, PreparedImage), Outcome> {
+        let Some(setup) = self.task().setup.clone() else {
+            let sandbox = self.make_sandbox(&image, Role::Task).await?;
+            self.upload_sources(&*sandbox).await?;
+            self.advance(Transition::Run).await?;
+            return Ok((sandbox, image));
+        };
+        let sandbox = self.make_sandbox(&image, Role::Setup).await?;
+        self.upload_sources(&*sandbox).await?;
+        self.advance(Transition::Run).await?;
+        self.setup(&setup, &*sandbox, &image).await?;
+        let image = self.keep_setup(&*sandbox, &image).await?;
+        self.retire_current().await;
+        drop(sandbox);
+        let done = self.job.id.with_part(super::SETUP);
+        self.remove_sandbox(&done).await;
+        let sandbox = self.make_sandbox(&image, Role::Task).await?;
+        Ok((sandbox, image))
+    }
+
+    /// Ends what setup left running, gives the workspace to the task's user, and keeps what was
+    /// changed elsewhere.
+    async fn keep_setup(
+        &mut self,
+        sandbox: &dyn Sandbox,
+        image: &PreparedImage,
+    ) -> Result<PreparedImage, Outcome> {
+        self.kill(sandbox).await?;
+        if let Err(error) = sandbox.hand_over(WORKSPACE, self.user).await {
+            return Err(self.unusable(sandbox, &error).await);
+        }
+        self.check_cancelled()?;
+        let id = sandbox.id().clone();
+        self.intend(ObjectKind::Image, &id).await?;
+        let snapshot = self.context.engine.snapshot(&id, image).await;
+        let snapshot = snapshot.map_err(|error| engine_failure(&error))?;
+        if snapshot.runnable == image.runnable {
+            let store = &self.context.store;
+            let recorded = store
+                .object_removed(ObjectKind::Image, id.as_str(), Timestamp::now())
+                .await;
+            self.note_record(recorded);
+        } else {
+            self.snapshot = Some(snapshot.clone());
+            self.made(ObjectKind::Image, &id).await;
+        }
+        Ok(snapshot)
+    }
+
+    /// Removes a sandbox that is done with ahead of the others; what fails is done at the end.
+    async fn remove_sandbox(&mut self, id: &SandboxId) {
+        if let Err(error) = self.context.engine.destroy(id).await {
+            tracing::debug!(%id, error = failure::chain(&error), "left for the end");
+            return;
+        }
+        self.sandboxes.retain(|each| each != id);
+        let recorded = self
+            .context
+            .store
+            .object_removed(ObjectKind::Container, id.as_str(), Timestamp::now())
+            .await;
+        self.note_record(recorded);
+    }
+
+    /// Makes a sandbox for setup, solve or verification, and checks its attestation.
     pub(super) async fn make_sandbox(
         &mut self,
         image: &PreparedImage,
-        part: Option<&str>,
+        role: Role,
     ) -> Result<Arc<dyn Sandbox>, Outcome> {
+        let (part, profile) = match role {
+            Role::Setup => (Some(super::SETUP), Profile::Build),
+            Role::Verify => (Some(super::VERIFY), Profile::Run),
+            _ => (None, Profile::Run),
+        };
+        let phases: &[PhaseName] = match (role, self.task().verify_container) {
+            (Role::Setup, _) => &[PhaseName::Setup],
+            (Role::Verify, _) => &[PhaseName::Verify],
+            (_, VerifyContainer::Fresh) => &[PhaseName::Solve],
+            (_, VerifyContainer::Same) => &[PhaseName::Solve, PhaseName::Verify],
+        };
         let id = part.map_or_else(|| self.job.id.clone(), |part| self.job.id.with_part(part));
         let spec = SandboxSpec {
             id: id.clone(),
             ownership: self.ownership.clone(),
-            role: if part.is_some() {
-                Role::Verify
-            } else {
-                Role::Task
-            },
+            role,
             workspace: self.job.id.clone(),
             limits: self.limits,
-            network: forge_core::NetworkLevel::Isolated,
+            profile,
+            network: self.network.of_sandbox(phases),
             user: self.user,
-            env: super::environment(self.task(), image).into_iter().collect(),
+            env: self.sandbox_environment(),
+            runtime: self.context.operator.runtime(),
             max_lifetime: self.task().cleanup.max_lifetime,
         };
         self.intend(ObjectKind::Container, &id).await?;
@@ -87,8 +170,10 @@ impl Attempt<'_> {
         let sandbox = sandbox.map_err(|error| engine_failure(&error))?;
         self.made(ObjectKind::Container, &id).await;
         self.current = Some(Arc::clone(&sandbox));
-        self.attestation
-            .get_or_insert_with(|| sandbox.attestation().clone());
+        // The report shows the sandbox in which solve runs; all of them are checked.
+        if !matches!(self.attestation, Some((Profile::Run, _))) {
+            self.attestation = Some((profile, sandbox.attestation().clone()));
+        }
         attestation::check(&spec, sandbox.attestation()).map_err(Outcome::Failed)?;
         self.check_cancelled()?;
         Ok(sandbox)

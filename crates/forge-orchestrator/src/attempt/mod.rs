@@ -3,17 +3,20 @@
 //! An [`Attempt`] owns the state of one attempt. Its steps return the outcome as an error the
 //! moment it is decided, so that every early end takes the same way through clean-up.
 
+mod environment;
 mod make;
+mod network;
 mod phases;
 mod record;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use forge_api::report::{ArtifactReport, ImageReport, LimitsReport, PhaseReport, TaskReport};
 use forge_core::sandbox::{OUTPUT, WORKSPACE};
 use forge_core::{
-    Attestation, Failure, Limits, Outcome, Ownership, PhaseName, PhaseName as Phase, Reason,
+    Attestation, DiskQuota, Failure, Limits, Outcome, Ownership, PhaseName, Profile, Reason,
     ResourceUsage, SandboxId, State, Task, Transition, UserId,
 };
 use forge_engine::{EngineError, PreparedImage, Sandbox};
@@ -27,12 +30,16 @@ use crate::context::{Context, Job};
 use crate::events::RunEvent;
 use crate::failure;
 use crate::layout::RunLayout;
+use crate::operator::SecretValue;
+use network::Network;
 
 /// Objects that nobody removed may be removed by anyone after this long.
 const EXPIRY: SignedDuration = SignedDuration::from_hours(24);
 
 /// Part of the id of the container of a fresh verification.
 const VERIFY: &str = "verify";
+/// Part of the id of the container of setup.
+const SETUP: &str = "setup";
 
 /// One attempt while it is made.
 pub(crate) struct Attempt<'a> {
@@ -47,10 +54,16 @@ pub(crate) struct Attempt<'a> {
     /// Ids announced to the engine, whether or not they came to be.
     sandboxes: Vec<SandboxId>,
     workspace: Option<SandboxId>,
+    /// The image of what setup changed.
+    snapshot: Option<PreparedImage>,
+    disk_quota: Option<DiskQuota>,
+    network: Network,
+    /// The values of the task's secrets, by their names.
+    secrets: BTreeMap<String, SecretValue>,
     current: Option<Arc<dyn Sandbox>>,
     /// What sandboxes used that are done with.
     usage: ResourceUsage,
-    attestation: Option<Attestation>,
+    attestation: Option<(Profile, Attestation)>,
     phases: Vec<PhaseReport>,
     artifacts: Vec<ArtifactReport>,
     notes: Vec<String>,
@@ -84,7 +97,11 @@ pub(crate) async fn broken(context: &Context, job: &Job) -> TaskReport {
     let mut attempt = Attempt::new(context, job, 0, Timestamp::now());
     let record = context.store.attempt(&job.id).await;
     attempt.state = record.map_or(State::Pending, |record| record.state);
-    attempt.sandboxes = vec![job.id.clone(), job.id.with_part(VERIFY)];
+    attempt.sandboxes = vec![
+        job.id.with_part(SETUP),
+        job.id.clone(),
+        job.id.with_part(VERIFY),
+    ];
     attempt.workspace = Some(job.id.clone());
     attempt.finish(outcome).await
 }
@@ -127,6 +144,10 @@ impl<'a> Attempt<'a> {
             image: None,
             sandboxes: Vec::new(),
             workspace: None,
+            snapshot: None,
+            disk_quota: None,
+            network: Network::none(),
+            secrets: BTreeMap::new(),
             current: None,
             usage: ResourceUsage::default(),
             attestation: None,
@@ -161,10 +182,7 @@ impl<'a> Attempt<'a> {
         let image = self.prepare_image().await?;
         self.check_cancelled()?;
         self.make_workspace(&image).await?;
-        let sandbox = self.make_sandbox(&image, None).await?;
-        self.upload_sources(&*sandbox).await?;
-        self.advance(Transition::Run).await?;
-        self.setup(&*sandbox, &image).await?;
+        let (sandbox, image) = self.begin(image).await?;
         self.solve(&*sandbox, &image).await?;
         let sandbox = self.change_to_verification(sandbox, &image).await?;
         self.verify(&*sandbox, &image).await
@@ -178,26 +196,13 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Network levels that cannot be enforced and agents that lack what they need end the attempt
-    /// before anything is made.
-    fn refuse_what_cannot_be_done(&self) -> Result<(), Outcome> {
+    /// What the operator does not allow, secrets that are not there, and agents that lack what they
+    /// need end the attempt before anything is made.
+    fn refuse_what_cannot_be_done(&mut self) -> Result<(), Outcome> {
         let task = self.task();
-        let phases = [
-            task.setup.is_some().then_some(Phase::Setup),
-            Some(Phase::Solve),
-            Some(Phase::Verify),
-        ];
-        for phase in phases.into_iter().flatten() {
-            let level = task.network.level(phase);
-            if level != forge_core::NetworkLevel::Isolated {
-                let message = format!(
-                    "the task asks for network level '{level}' in {phase}; this installation can \
-                     enforce 'isolated' only and never runs a task with another level than it asks for"
-                );
-                let failure = Failure::new(Reason::NetworkPolicyUnavailable, message);
-                return Err(Outcome::Failed(failure));
-            }
-        }
+        let operator = &*self.context.operator;
+        self.network = Network::plan(task, operator).map_err(Outcome::Failed)?;
+        self.secrets = environment::secrets(task, operator).map_err(Outcome::Failed)?;
         self.job
             .agent
             .command(task)
@@ -374,6 +379,7 @@ impl<'a> Attempt<'a> {
             &*self.context.engine,
             &self.sandboxes,
             self.workspace.as_ref(),
+            self.snapshot.as_ref(),
         )
         .await;
         if !left.is_empty() {
@@ -386,8 +392,10 @@ impl<'a> Attempt<'a> {
     }
 
     async fn remove_logs(&mut self) {
-        for phase in &mut self.phases {
-            let log = self.context.layout.log(&self.job.id, phase.name);
+        let logs = self.phases.iter();
+        let logs = logs.map(|phase| self.context.layout.log(&self.job.id, phase.name));
+        let connections = self.context.layout.connections(&self.job.id);
+        for log in logs.chain([connections]).collect::<Vec<_>>() {
             match tokio::fs::remove_file(&log).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -400,12 +408,18 @@ impl<'a> Attempt<'a> {
     }
 
     fn report(
-        self,
+        mut self,
         outcome: &Outcome,
         ended_at: Timestamp,
         cleanup_ended_at: Option<Timestamp>,
     ) -> TaskReport {
+        self.notes.extend(self.network.summary(None));
         let task = self.task();
+        let log = RunLayout::connections_relative(&self.job.id);
+        let logged = self.context.layout.connections(&self.job.id).exists();
+        let network = self
+            .network
+            .report(logged.then(|| log.display().to_string()));
         TaskReport {
             task_id: task.id.to_string(),
             id: self.job.id.to_string(),
@@ -435,8 +449,9 @@ impl<'a> Attempt<'a> {
             limits: limits_report(&self.limits),
             phases: self.phases,
             resources: self.usage,
-            disk_quota: "watchdog".to_owned(),
-            attestation: self.attestation,
+            disk_quota: self.disk_quota,
+            network,
+            attestation: self.attestation.map(|(_, attestation)| attestation),
             artifacts: self.artifacts,
             notes: self.notes,
         }
@@ -456,22 +471,6 @@ const fn limits_report(limits: &Limits) -> LimitsReport {
         timeout_seconds: limits.timeout.as_secs(),
         verify_timeout_seconds: limits.verify_timeout.as_secs(),
     }
-}
-
-/// The environment of every command of `task` in `image`: the image's own, then what a task may
-/// change, then the task's, then what it may not change.
-fn environment(task: &Task, image: &PreparedImage) -> Vec<(String, String)> {
-    let mut env = image.env.clone();
-    let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
-    set("PYTHONDONTWRITEBYTECODE", "1");
-    // The user has no entry in the image's user data base and may write to /tmp only.
-    set("HOME", "/tmp");
-    for (name, value) in &task.env {
-        set(name, value);
-    }
-    set("TASK_ID", task.id.as_str());
-    set("DATAFORGE_MODE", "execution");
-    env.into_iter().collect()
 }
 
 /// The log of `phase`, relative to the report.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forge_api::report::{Exit, PhaseReport};
 use forge_core::sandbox::SOLUTION;
 use forge_core::task::VerifyContainer;
-use forge_core::{CommandLine, ExitReport, Failure, Outcome, PhaseName, Reason};
+use forge_core::{CommandLine, ExitReport, Failure, Outcome, PhaseName, Reason, Role};
 use forge_engine::{EngineError, EngineErrorKind, PreparedImage, Sandbox};
 use forge_plan::judge::judge;
 
@@ -19,13 +19,11 @@ use crate::phase::{self, PhaseCommand, PhaseEnd};
 impl Attempt<'_> {
     pub(super) async fn setup(
         &mut self,
+        command: &CommandLine,
         sandbox: &dyn Sandbox,
         image: &PreparedImage,
     ) -> Result<(), Outcome> {
-        match &self.task().setup {
-            Some(command) => self.phase(PhaseName::Setup, command, sandbox, image).await,
-            None => Ok(()),
-        }
+        self.phase(PhaseName::Setup, command, sandbox, image).await
     }
 
     pub(super) async fn solve(
@@ -68,7 +66,7 @@ impl Attempt<'_> {
             VerifyContainer::Same => Ok(sandbox),
             VerifyContainer::Fresh => {
                 self.retire_current().await;
-                self.make_sandbox(image, Some(super::VERIFY)).await
+                self.make_sandbox(image, Role::Verify).await
             }
         }
     }
@@ -83,12 +81,12 @@ impl Attempt<'_> {
         self.phase(PhaseName::Verify, command, sandbox, image).await
     }
 
-    async fn kill(&self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
+    pub(super) async fn kill(&self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
         match sandbox.kill_all().await {
             Ok(0) => Ok(()),
             Ok(survivors) => {
                 let message =
-                    format!("{survivors} process(es) of the solve phase could not be ended");
+                    format!("{survivors} process(es) of the last phase could not be ended");
                 Err(Outcome::Failed(Failure::new(Reason::KillFailed, message)))
             }
             Err(error) => Err(self.lost(sandbox, &error).await),
@@ -104,6 +102,7 @@ impl Attempt<'_> {
         image: &PreparedImage,
     ) -> Result<(), Outcome> {
         self.check_cancelled()?;
+        self.set_level(name, sandbox).await?;
         let id = self.job.id.clone();
         self.context.events.send(RunEvent::Phase {
             id: id.clone(),
@@ -113,7 +112,8 @@ impl Attempt<'_> {
         let log = self.context.layout.log(&id, name);
         let command = PhaseCommand {
             command,
-            env: super::environment(self.task(), image),
+            env: self.environment(name, image),
+            secrets: &self.secrets,
             timeout: self.budget.left(name),
             limits: &self.limits,
             log: &log,
@@ -124,9 +124,10 @@ impl Attempt<'_> {
         self.budget = self.budget.after(name, elapsed);
         match end {
             PhaseEnd::Reported(report) => {
+                let noted = self.note_connections(name, sandbox).await;
                 self.keep_phase(name, Exit::from(&report.ending), report.duration, &report)
                     .await;
-                judge(name, &report).map_or(Ok(()), Err)
+                judge(name, &report).map_or(noted, Err)
             }
             PhaseEnd::Cancelled => {
                 self.keep_phase(name, Exit::Killed, elapsed, &unknown())
@@ -192,6 +193,7 @@ impl Attempt<'_> {
             .map_or(0, |metadata| metadata.len());
         let kept = PhaseReport {
             name,
+            network: self.network.level(name),
             exit,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             output: super::log_name(&self.job.id, name),

@@ -58,7 +58,7 @@ impl Attempt<'_> {
         let id = &self.job.id;
         let usage = store.set_usage(id, &self.usage).await;
         let attestation = match &self.attestation {
-            Some(attestation) => store.set_attestation(id, attestation).await,
+            Some((_, attestation)) => store.set_attestation(id, attestation).await,
             None => Ok(()),
         };
         let report = store
@@ -76,6 +76,14 @@ impl Attempt<'_> {
             recorded.push(
                 store
                     .object_removed(ObjectKind::Container, id.as_str(), at)
+                    .await,
+            );
+        }
+        if self.snapshot.is_some() {
+            let id = self.job.id.with_part(super::SETUP);
+            recorded.push(
+                store
+                    .object_removed(ObjectKind::Image, id.as_str(), at)
                     .await,
             );
         }

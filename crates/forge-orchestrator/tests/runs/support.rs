@@ -1,14 +1,18 @@
 //! A run on the fake engine with a real record in a temporary folder.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use forge_core::task::{NetworkPolicy, Solution, SourceTree, VerifyContainer};
 use forge_core::{
-    CleanupPolicy, CommandLine, Difficulty, ExecRequest, ImageChoice, OwnerId, RunId, Task, TaskId,
+    CleanupPolicy, CommandLine, Difficulty, EgressPolicy, ExecRequest, Failure, ImageChoice,
+    NetworkLevel, OwnerId, PhaseName, Reason, RunId, Task, TaskId,
 };
 use forge_engine::fake::{FakeEngine, FakeExec};
 use forge_orchestrator::run::Purpose;
-use forge_orchestrator::{Agent, Cancellation, EventSink, Orchestrator, RunOptions, RunSummary};
+use forge_orchestrator::{
+    Agent, Cancellation, EventSink, Operator, Orchestrator, RunOptions, RunSummary, SecretValue,
+};
 use forge_store::Store;
 use tempfile::TempDir;
 
@@ -17,6 +21,49 @@ pub(crate) struct Bench {
     pub engine: FakeEngine,
     pub store: Store,
     pub cancellation: Cancellation,
+    pub operator: Rules,
+}
+
+/// What the operator of a bench decides.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    /// Why no task may run.
+    pub forbidden: Option<String>,
+    pub secrets: BTreeMap<String, String>,
+}
+
+impl Operator for Rules {
+    fn permit(&self, _task: &Task) -> Result<(), Failure> {
+        match &self.forbidden {
+            None => Ok(()),
+            Some(why) => Err(Failure::new(Reason::NotPermitted, why.clone())),
+        }
+    }
+
+    fn egress(&self, task: &Task, phase: PhaseName) -> Result<EgressPolicy, Failure> {
+        Ok(EgressPolicy {
+            level: task.network.level(phase),
+            ..EgressPolicy::isolated()
+        })
+    }
+
+    fn environment(&self, level: NetworkLevel) -> Vec<(String, String)> {
+        vec![("LEVEL".to_owned(), level.to_string())]
+    }
+
+    fn secret(&self, name: &str) -> Result<SecretValue, Failure> {
+        match self.secrets.get(name) {
+            Some(value) => Ok(SecretValue::new(value.clone())),
+            None => Err(Failure::new(
+                Reason::SecretUnavailable,
+                format!("there is no secret '{name}'"),
+            )),
+        }
+    }
+
+    fn runtime(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Bench {
@@ -37,6 +84,7 @@ impl Bench {
             engine: FakeEngine::new(script),
             store,
             cancellation: Cancellation::default(),
+            operator: Rules::default(),
         }
     }
 
@@ -64,7 +112,8 @@ impl Bench {
             tags: Vec::new(),
             limits: Difficulty::Easy.limits(),
             network: NetworkPolicy::default(),
-            env: std::collections::BTreeMap::new(),
+            env: BTreeMap::new(),
+            secrets: Vec::new(),
             user: None,
             artifacts: Vec::new(),
             tests_visible: false,
@@ -96,6 +145,7 @@ impl Bench {
             purpose,
             concurrency,
             out: self.folder.path().join("out"),
+            operator: Arc::new(self.operator.clone()),
             keep: false,
             arguments: Vec::new(),
             version: "test".to_owned(),

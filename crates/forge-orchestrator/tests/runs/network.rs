@@ -1,0 +1,208 @@
+//! Levels of phases, what a task tried to reach, setup's own sandbox, and secrets.
+
+use forge_core::connection::{ConnectionMode, ConnectionRecord, ConnectionVerdict, EgressCounters};
+use forge_core::task::VerifyContainer;
+use forge_core::{DenialReason, NetworkLevel, PhaseName, Reason, SecretVariable};
+use forge_engine::fake::FakeExec;
+use forge_engine::{EgressRecords, EngineErrorKind, Operation};
+use jiff::Timestamp;
+
+use crate::support::{Bench, only};
+
+fn succeed(_: &forge_core::ExecRequest) -> FakeExec {
+    FakeExec::exits(0)
+}
+
+fn refused(host: &str) -> ConnectionRecord {
+    ConnectionRecord {
+        time: Timestamp::UNIX_EPOCH,
+        sandbox: "s".into(),
+        run: "r".into(),
+        task: "t".into(),
+        phase: PhaseName::Setup,
+        level: NetworkLevel::PackageOnly,
+        verdict: ConnectionVerdict::Denied,
+        reason: Some(DenialReason::NotOnAllowlist),
+        mode: ConnectionMode::Connect,
+        host: host.into(),
+        port: 443,
+        sni: None,
+        ip: None,
+        bytes_up: 3,
+        bytes_down: 0,
+        ms: 1,
+    }
+}
+
+fn calls_with(bench: &Bench, part: &str) -> Vec<String> {
+    let calls = bench.engine.calls().into_iter();
+    calls.filter(|call| call.contains(part)).collect()
+}
+
+#[tokio::test]
+async fn what_the_operator_forbids_ends_a_task_before_anything_is_made() {
+    let mut bench = Bench::new(succeed).await;
+    bench.operator.forbidden = Some("no such image here".to_owned());
+    let summary = bench.run_one(bench.task("curious")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::NotPermitted));
+    assert_eq!(task.message, "no such image here");
+    let calls = bench.engine.calls();
+    assert_eq!(calls, ["ask the engine ", "close the engine "]);
+}
+
+#[tokio::test]
+async fn setup_runs_in_a_sandbox_of_its_own_and_the_workspace_is_given_to_the_task_s_user() {
+    let bench = Bench::new(succeed).await;
+    let summary = bench.run_one(bench.task("t")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(summary.report.totals.completed, 1, "{}", task.message);
+    let calls = bench.engine.calls();
+    let at = |part: &str| calls.iter().position(|call| call.contains(part)).unwrap();
+    let setup = format!("create sandbox {}-setup", task.id);
+    let order = [
+        at(&setup),
+        at(": setup"),
+        at("hand /workspace to"),
+        at("keep the changes"),
+        at(&format!("remove {}-setup", task.id)),
+        at(": solve"),
+    ];
+    assert!(order.is_sorted(), "{calls:#?}");
+    // The report shows the sandbox of solve, which is no root.
+    assert_ne!(task.attestation.as_ref().unwrap().uid, 0);
+}
+
+#[tokio::test]
+async fn an_isolated_task_never_speaks_to_the_proxy() {
+    let bench = Bench::new(succeed).await;
+    bench.run_one(bench.task("quiet")).await;
+    assert_eq!(calls_with(&bench, "control the network"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_serves_two_phases_changes_its_level_between_them() {
+    let bench = Bench::new(succeed).await;
+    let mut task = bench.task("two");
+    task.setup = None;
+    task.verify_container = VerifyContainer::Same;
+    task.network.solve = NetworkLevel::LimitedWeb;
+    let summary = bench.run_one(task).await;
+    assert_eq!(summary.report.totals.completed, 1);
+    let set: Vec<_> = calls_with(&bench, " at ")
+        .into_iter()
+        .filter_map(|call| call.split(": ").last().map(str::to_owned))
+        .collect();
+    assert_eq!(set, ["solve at limited_web", "verify at isolated"]);
+    let levels: Vec<_> = summary.report.tasks[0]
+        .phases
+        .iter()
+        .map(|phase| phase.network)
+        .collect();
+    assert_eq!(levels, [NetworkLevel::LimitedWeb, NetworkLevel::Isolated]);
+}
+
+#[tokio::test]
+async fn refusals_are_in_the_report_in_the_log_and_in_a_line_for_each_connection() {
+    let bench = Bench::new(succeed).await;
+    bench.engine.set_egress(EgressRecords {
+        connections: vec![refused("a.test"), refused("a.test"), refused("b.test")],
+        counters: EgressCounters::default(),
+    });
+    let mut task = bench.task("curious");
+    task.network.setup = NetworkLevel::PackageOnly;
+    let summary = bench.run_one(task).await;
+    let task = &summary.report.tasks[0];
+    let network = &task.network;
+    assert_eq!((network.denied_count, network.bytes_up), (3, 9));
+    assert_eq!(
+        (network.denied[0].host.as_str(), network.denied[0].count),
+        ("a.test", 2)
+    );
+    let root = summary.layout.root();
+    let log = std::fs::read_to_string(root.join(&task.phases[0].output)).unwrap();
+    assert!(
+        log.contains("swe-forge: 3 connections were refused: a.test:443"),
+        "{log}"
+    );
+    let lines = std::fs::read_to_string(root.join(network.log.as_ref().unwrap())).unwrap();
+    assert_eq!(lines.lines().count(), 3);
+}
+
+#[tokio::test]
+async fn a_level_that_cannot_be_set_fails_the_task_before_its_command_runs() {
+    let bench = Bench::new(succeed).await;
+    bench
+        .engine
+        .fail(Operation::Network, EngineErrorKind::Unavailable);
+    let mut task = bench.task("curious");
+    task.network.setup = NetworkLevel::PackageOnly;
+    let summary = bench.run_one(task).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::NetworkPolicyUnavailable));
+    assert_eq!(calls_with(&bench, "run a command"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_secret_reaches_the_phases_that_list_it_and_no_log() {
+    let mut bench = Bench::new(|request: &forge_core::ExecRequest| {
+        let token = request.env.iter().find(|(name, _)| name == "TOKEN");
+        let mut exec = FakeExec::exits(0);
+        if let FakeExec::Ends { output, .. } = &mut exec {
+            let value = token.map_or("none", |(_, value)| value.as_str());
+            *output = format!("token {value}\n").into_bytes();
+        }
+        exec
+    })
+    .await;
+    bench
+        .operator
+        .secrets
+        .insert("registry".into(), "s3cr3t-value".into());
+    let mut task = bench.task("keeper");
+    task.secrets.push(SecretVariable {
+        variable: "TOKEN".into(),
+        secret: "registry".into(),
+        phases: vec![PhaseName::Setup],
+    });
+    let summary = bench.run_one(task).await;
+    let task = &summary.report.tasks[0];
+    let log = |index: usize| {
+        let path = summary.layout.root().join(&task.phases[index].output);
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(log(0), "token ***\n");
+    assert_eq!(log(1), "token none\n");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_there_ends_a_task_before_anything_is_made() {
+    let bench = Bench::new(succeed).await;
+    let mut task = bench.task("keeper");
+    task.secrets.push(SecretVariable {
+        variable: "TOKEN".into(),
+        secret: "missing".into(),
+        phases: vec![PhaseName::Solve],
+    });
+    let summary = bench.run_one(task).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::SecretUnavailable));
+    assert!(task.message.contains("missing"));
+    assert_eq!(calls_with(&bench, "create"), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_attempt_that_fails_in_setup_leaves_nothing() {
+    let bench = Bench::new(only("setup", FakeExec::exits(3))).await;
+    let summary = bench.run_one(bench.task("t")).await;
+    assert_eq!(summary.report.tasks[0].reason, Some(Reason::SetupFailed));
+    assert_eq!(bench.engine.objects(), [""; 0]);
+    assert!(
+        bench
+            .store
+            .unremoved_objects(None)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
