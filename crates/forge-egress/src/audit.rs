@@ -1,0 +1,283 @@
+//! The log of connections: kept until the engine takes it, within bounds, and counted beyond them.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use forge_core::PhaseName;
+use forge_core::connection::{ConnectionRecord, ConnectionVerdict, EgressCounters};
+use tokio::sync::Notify;
+
+/// Records that one sandbox has in one phase, and at most waiting; the others are only counted.
+pub const MOST_RECORDS: usize = 10_000;
+/// Records of all sandboxes that wait for the engine, some 40 MiB at their longest.
+pub const MOST_WAITING: usize = 65_536;
+/// The longest text of a record that came from a sandbox, in characters.
+pub const MOST_TEXT: usize = 255;
+
+/// Text from a sandbox as records and answers show it: printable ASCII, everything else and the
+/// backslash escaped, cut at [`MOST_TEXT`] characters.
+#[must_use]
+pub fn shown(text: &[u8]) -> String {
+    let mut shown = String::new();
+    for byte in text {
+        let before = shown.len();
+        match byte {
+            b'\\' => shown.push_str("\\\\"),
+            b' '..=b'~' => shown.push(char::from(*byte)),
+            _ => shown.push_str(&format!("\\x{byte:02x}")),
+        }
+        if shown.len() > MOST_TEXT {
+            shown.truncate(before);
+            break;
+        }
+    }
+    shown
+}
+
+/// The records of all sandboxes that the engine does not have yet, oldest first.
+#[derive(Debug, Default)]
+pub struct Log {
+    waiting: Mutex<VecDeque<Waiting>>,
+    arrived: Notify,
+}
+
+/// A record and the account it is booked on.
+#[derive(Debug)]
+pub struct Waiting {
+    account: Arc<Account>,
+    /// What happened.
+    pub record: Box<ConnectionRecord>,
+}
+
+impl Log {
+    /// Counts a connection that ended, and keeps its record where there is room.
+    pub(crate) fn push(&self, account: &Arc<Account>, record: ConnectionRecord) {
+        let mut waiting = lock(&self.waiting);
+        if !account.book(&record, waiting.len() < MOST_WAITING) {
+            return;
+        }
+        waiting.push_back(Waiting {
+            account: account.clone(),
+            record: Box::new(record),
+        });
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    /// How many records wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns when a record waits. For one waiter at a time.
+    pub async fn arrived(&self) {
+        while self.is_empty() {
+            self.arrived.notified().await;
+        }
+    }
+
+    /// The oldest `most` records, which do not wait any more.
+    #[must_use]
+    pub fn take(&self, most: usize) -> Batch<'_> {
+        let mut waiting = lock(&self.waiting);
+        let count = waiting.len().min(most);
+        let records: VecDeque<Waiting> = waiting.drain(..count).collect();
+        Batch { log: self, records }
+    }
+}
+
+/// Records on their way to the engine. Those that were not delivered wait again when it is dropped.
+#[derive(Debug)]
+pub struct Batch<'log> {
+    log: &'log Log,
+    records: VecDeque<Waiting>,
+}
+
+impl Batch<'_> {
+    /// The records that are not delivered, oldest first.
+    pub fn records(&self) -> impl Iterator<Item = &ConnectionRecord> {
+        self.records.iter().map(|each| each.record.as_ref())
+    }
+
+    /// The oldest record has reached the engine.
+    pub fn delivered(&mut self) {
+        if let Some(gone) = self.records.pop_front() {
+            lock(&gone.account.state).waiting -= 1;
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if self.records.is_empty() {
+            return;
+        }
+        let mut waiting = lock(&self.log.waiting);
+        while let Some(last) = self.records.pop_back() {
+            waiting.push_front(last);
+        }
+        drop(waiting);
+        self.log.arrived.notify_one();
+    }
+}
+
+/// What one sandbox did so far.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+    state: Mutex<Booked>,
+}
+
+#[derive(Debug, Default)]
+struct Booked {
+    allowed: u64,
+    denied: u64,
+    unrecorded: u64,
+    waiting: usize,
+    /// Records that came of each phase: one that floods the log must not blind the next.
+    recorded: [usize; PhaseName::ALL.len()],
+}
+
+impl Account {
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.bytes_up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received(&self, bytes: u64) {
+        self.bytes_down.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The counters, with the bytes of connections that are still open.
+    pub(crate) fn counters(&self) -> EgressCounters {
+        let state = lock(&self.state);
+        EgressCounters {
+            allowed: state.allowed,
+            denied: state.denied,
+            bytes_up: self.bytes_up.load(Ordering::Relaxed),
+            bytes_down: self.bytes_down.load(Ordering::Relaxed),
+            unrecorded: state.unrecorded,
+        }
+    }
+
+    /// Counts a connection; whether its record is kept.
+    fn book(&self, record: &ConnectionRecord, has_room: bool) -> bool {
+        let mut state = lock(&self.state);
+        match record.verdict {
+            ConnectionVerdict::Allowed => state.allowed += 1,
+            ConnectionVerdict::Denied => state.denied += 1,
+        }
+        let phase = PhaseName::ALL
+            .iter()
+            .position(|phase| *phase == record.phase)
+            .unwrap_or_default();
+        let kept = has_room && state.waiting < MOST_RECORDS && state.recorded[phase] < MOST_RECORDS;
+        if kept {
+            state.waiting += 1;
+            state.recorded[phase] += 1;
+        } else {
+            state.unrecorded += 1;
+        }
+        kept
+    }
+}
+
+/// Nothing that is done under these locks can leave a value half-changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use forge_core::connection::ConnectionMode;
+    use forge_core::network::NetworkLevel;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn record(phase: PhaseName, port: u16) -> ConnectionRecord {
+        ConnectionRecord {
+            time: Timestamp::UNIX_EPOCH,
+            sandbox: "s".into(),
+            run: "r".into(),
+            task: "t".into(),
+            phase,
+            level: NetworkLevel::FullWeb,
+            verdict: ConnectionVerdict::Allowed,
+            reason: None,
+            mode: ConnectionMode::Connect,
+            host: "example.org".into(),
+            port,
+            sni: None,
+            ip: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            ms: 0,
+        }
+    }
+
+    fn ports(log: &Log) -> Vec<u16> {
+        let mut batch = log.take(usize::MAX);
+        let ports = batch.records().map(|record| record.port).collect();
+        while batch.records().next().is_some() {
+            batch.delivered();
+        }
+        ports
+    }
+
+    #[test]
+    fn text_is_escaped_and_never_cut_within_an_escape() {
+        assert_eq!(shown(b"a\r\nb\\\xc3\x1b["), "a\\x0d\\x0ab\\\\\\xc3\\x1b[");
+        assert_eq!(shown(&[b'a'; 300]).len(), MOST_TEXT);
+        let mut long = vec![b'a'; 253];
+        long.push(0);
+        assert_eq!(shown(&long), "a".repeat(253));
+    }
+
+    #[test]
+    fn what_was_not_delivered_waits_again_in_order() {
+        let (log, account) = (Log::default(), Arc::new(Account::default()));
+        for port in 1..=4 {
+            log.push(&account, record(PhaseName::Setup, port));
+        }
+        let mut batch = log.take(3);
+        batch.delivered();
+        drop(batch);
+        assert_eq!(ports(&log), [2, 3, 4]);
+        assert!(log.is_empty());
+    }
+
+    #[test]
+    fn a_phase_that_floods_the_log_does_not_blind_the_next() {
+        let (log, account) = (Log::default(), Arc::new(Account::default()));
+        for _ in 0..MOST_RECORDS + 5 {
+            log.push(&account, record(PhaseName::Setup, 1));
+        }
+        assert_eq!(ports(&log).len(), MOST_RECORDS);
+        log.push(&account, record(PhaseName::Setup, 2));
+        log.push(&account, record(PhaseName::Solve, 3));
+        assert_eq!(ports(&log), [3]);
+        let counters = account.counters();
+        assert_eq!(counters.unrecorded, 6);
+        assert_eq!(counters.allowed, MOST_RECORDS as u64 + 7);
+    }
+
+    #[test]
+    fn a_sandbox_has_a_bounded_number_of_records_waiting() {
+        let (log, account) = (Log::default(), Arc::new(Account::default()));
+        for phase in PhaseName::ALL {
+            for _ in 0..MOST_RECORDS {
+                log.push(&account, record(phase, 1));
+            }
+        }
+        assert_eq!(log.len(), MOST_RECORDS);
+    }
+}

@@ -1,0 +1,251 @@
+//! Plain HTTP: every request is read, judged and written anew, and so is the head of every answer.
+//!
+//! Each request has a connection to the server of its own: no server sees two requests on one, so
+//! nothing that hides in the first can pass for a second.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use forge_core::egress::DenialReason;
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+use tokio::net::unix::WriteHalf;
+
+use crate::http_head::{self, Body, RequestHead, RequestTarget, Version};
+use crate::policy::{Inspection, Target};
+use crate::server::body::{self, Form, Framing};
+use crate::server::buffers::Source;
+use crate::server::connection::{Client, Connection, Next, asked};
+use crate::server::copy::{Cut, Flow, Way};
+use crate::server::leg::Leg;
+use crate::server::response::{self, Answer, Progress};
+
+/// Answers before the last one, such as 100, to one request.
+const MOST_INTERIM: usize = 16;
+
+/// How an answer went to the client.
+struct Answered {
+    /// Whether the client found its end.
+    is_delimited: bool,
+}
+
+impl Connection {
+    /// One request that a client sends to the proxy; whether the client may send another.
+    pub(super) async fn forward(
+        &self,
+        client: &mut Client<'_>,
+        head: &RequestHead,
+        target: Target,
+    ) -> bool {
+        let (leg, verdict) = self.judge(&target, asked(&target, head.mode));
+        let verdict = match verdict {
+            // Where only TLS is passed on, plain requests are not.
+            Ok(Inspection::Tls) => Err(DenialReason::NotTls),
+            Ok(_) => self.reach(&leg).await,
+            Err(reason) => Err(reason),
+        };
+        match verdict {
+            Ok(stream) => self.exchange(client, head, &target, leg, stream).await,
+            Err(reason) => {
+                self.refuse_leg(client, leg, reason).await;
+                false
+            }
+        }
+    }
+
+    /// The requests inside a tunnel, of which the first has its connection already.
+    pub(super) async fn tunnelled_requests(
+        &self,
+        client: &mut Client<'_>,
+        target: Target,
+        leg: Leg,
+        stream: TcpStream,
+    ) {
+        let mode = leg.asked.mode;
+        // The connection first: it is closed before its leg is said to be over.
+        let mut ready = Some((stream, leg));
+        loop {
+            let is_first = ready.is_some();
+            let head = match self.next(&mut client.source, is_first).await {
+                Next::Request(head) => head,
+                Next::Ended => return,
+                Next::Refused {
+                    status,
+                    reason,
+                    asked,
+                } => {
+                    return match ready {
+                        Some((stream, leg)) => {
+                            drop(stream);
+                            self.refuse_as(client, leg, status, reason).await;
+                        }
+                        None => self.refuse_unread(client, status, reason, asked).await,
+                    };
+                }
+            };
+            let (leg, stream) = match ready.take() {
+                Some((stream, leg)) => (leg, Ok(stream)),
+                None => {
+                    let (leg, verdict) = self.judge(&target, asked(&target, mode));
+                    let stream = match verdict {
+                        Ok(_) => self.reach(&leg).await,
+                        Err(reason) => Err(reason),
+                    };
+                    (leg, stream)
+                }
+            };
+            let stream = stream.and_then(|stream| match belongs(&head, &target) {
+                true => Ok(stream),
+                false => Err(DenialReason::BadRequest),
+            });
+            let goes_on = match stream {
+                Ok(stream) => self.exchange(client, &head, &target, leg, stream).await,
+                Err(reason) => {
+                    self.refuse_leg(client, leg, reason).await;
+                    false
+                }
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Passes a request on and its answer back; whether the client may send another.
+    async fn exchange(
+        &self,
+        client: &mut Client<'_>,
+        head: &RequestHead,
+        target: &Target,
+        leg: Leg,
+        stream: TcpStream,
+    ) -> bool {
+        let has_begun = AtomicBool::new(false);
+        let request = http_head::rewrite(head, &target.host, target.port);
+        let result = self
+            .ask(client, head, &request, &leg, stream, &has_begun)
+            .await;
+        let reason = match result {
+            Ok(goes_on) => return goes_on,
+            Err(Cut::Limit) => DenialReason::Limit,
+            Err(Cut::Form) => DenialReason::BadRequest,
+            // The server went away or answered in no known form.
+            Err(Cut::Source) => DenialReason::ConnectFailed,
+            Err(Cut::Sink) => return false,
+        };
+        if !has_begun.load(Ordering::Relaxed) {
+            self.refuse_leg(client, leg, reason).await;
+        } else if reason == DenialReason::Limit {
+            leg.denied(reason);
+        }
+        false
+    }
+
+    /// Sends a request and receives the answer, both at once: a server may answer early, and a
+    /// client may wait for leave to send its body.
+    async fn ask(
+        &self,
+        client: &mut Client<'_>,
+        head: &RequestHead,
+        request: &[u8],
+        leg: &Leg,
+        mut stream: TcpStream,
+        has_begun: &AtomicBool,
+    ) -> Result<bool, Cut> {
+        let flow = self.flow(leg);
+        let (reader, mut to_server) = stream.split();
+        let mut server = Source::new(reader);
+        let (framing, form) = match head.body {
+            Body::None => (Framing::None, Form::Plain),
+            Body::Length(length) => (Framing::Length(length), Form::Plain),
+            Body::Chunked => (Framing::Chunked, Form::Chunks),
+        };
+        let send = async {
+            flow.pass(Way::Up, request, &mut to_server).await?;
+            let source = &mut client.source;
+            body::pass(&flow, Way::Up, framing, form, source, &mut to_server).await
+        };
+        let answer = receive(&flow, head, &mut server, &mut client.sink, has_begun);
+        tokio::pin!(send, answer);
+        let mut is_sent = false;
+        let mut is_over = false;
+        loop {
+            tokio::select! {
+                sent = &mut send, if !is_over => {
+                    is_over = true;
+                    match sent {
+                        Ok(()) => is_sent = true,
+                        // The server has had enough of it; it may say why.
+                        Err(Cut::Sink) => {}
+                        // The client is gone, and nobody is left to answer.
+                        Err(Cut::Source) => return Ok(false),
+                        Err(cut) => return Err(cut),
+                    }
+                }
+                answered = &mut answer => {
+                    return answered.map(|answered| {
+                        answered.is_delimited && is_sent && head.keep_alive
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Whether a request inside a tunnel is for the host that the tunnel was made for.
+fn belongs(head: &RequestHead, target: &Target) -> bool {
+    match &head.target {
+        RequestTarget::Origin { .. } => true,
+        RequestTarget::Absolute { host, port, .. } => *host == target.host && *port == target.port,
+        RequestTarget::Connect { .. } => false,
+    }
+}
+
+/// Passes the answer to one request on.
+async fn receive(
+    flow: &Flow<'_>,
+    request: &RequestHead,
+    server: &mut Source<ReadHalf<'_>>,
+    client: &mut WriteHalf<'_>,
+    has_begun: &AtomicBool,
+) -> Result<Answered, Cut> {
+    for _ in 0..MOST_INTERIM {
+        let answer = head_of_answer(flow, request, server).await?;
+        if answer.is_interim() {
+            if request.version == Version::Http11 {
+                let head = answer.render(request.version, true);
+                flow.pass(Way::Down, &head, client).await?;
+            }
+            continue;
+        }
+        let is_delimited = answer.is_delimited(request.version);
+        let form = answer.form(request.version);
+        let head = answer.render(request.version, request.keep_alive && is_delimited);
+        has_begun.store(true, Ordering::Relaxed);
+        flow.pass(Way::Down, &head, client).await?;
+        body::pass(flow, Way::Down, answer.framing, form, server, client).await?;
+        return Ok(Answered { is_delimited });
+    }
+    Err(Cut::Source)
+}
+
+async fn head_of_answer(
+    flow: &Flow<'_>,
+    request: &RequestHead,
+    server: &mut Source<ReadHalf<'_>>,
+) -> Result<Answer, Cut> {
+    loop {
+        // The last answer may have come along with one before it.
+        match response::parse(server.ahead(), &request.method) {
+            Progress::Complete { answer, consumed } => {
+                server.consume(consumed);
+                return Ok(answer);
+            }
+            Progress::NeedMore => {}
+            Progress::Malformed => return Err(Cut::Source),
+        }
+        match server.look_further(response::MOST_BYTES).await {
+            Ok(1..) => flow.activity.moved(),
+            Ok(0) | Err(_) => return Err(Cut::Source),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The engine's connection.
+
+use forge_api::egress::{
+    CONTROL_LINE_BYTES, CONTROL_VERSION, ControlEvent, ControlRequest, NumberedRequest,
+};
+use forge_core::egress::DenialReason;
+use forge_egress::control;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::support::*;
+
+struct Engine {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    writer: OwnedWriteHalf,
+    next: u64,
+}
+
+impl Engine {
+    async fn connect(proxy: &Proxy) -> Self {
+        let path = proxy.folder.path().join("control");
+        let (reader, writer) = UnixStream::connect(path).await.unwrap().into_split();
+        Self {
+            lines: BufReader::new(reader).lines(),
+            writer,
+            next: 1,
+        }
+    }
+
+    async fn known(proxy: &Proxy) -> Self {
+        let mut engine = Self::connect(proxy).await;
+        let answer = engine.ask(hello_of(CONTROL_VERSION)).await;
+        assert_eq!(answer, [answered(1, None)]);
+        engine
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.writer.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn event(&mut self) -> Option<ControlEvent> {
+        let line = self.lines.next_line().await.ok().flatten()?;
+        Some(serde_json::from_str(&line).unwrap())
+    }
+
+    /// All events up to the answer.
+    async fn ask(&mut self, request: ControlRequest) -> Vec<ControlEvent> {
+        let request = NumberedRequest {
+            id: self.next,
+            request,
+        };
+        self.next += 1;
+        let text = serde_json::to_string(&request).unwrap();
+        self.send(&format!("{text}\n")).await;
+        let mut events = Vec::new();
+        loop {
+            let event = self.event().await.unwrap();
+            let is_answer = matches!(event, ControlEvent::Answer { .. });
+            events.push(event);
+            if is_answer {
+                return events;
+            }
+        }
+    }
+}
+
+fn hello_of(version: u32) -> ControlRequest {
+    ControlRequest::Hello {
+        version,
+        denied: Vec::new(),
+    }
+}
+
+fn answered(id: u64, error: Option<&str>) -> ControlEvent {
+    ControlEvent::Answer {
+        id,
+        error: error.map(str::to_owned),
+        counters: None,
+    }
+}
+
+fn proxy() -> Proxy {
+    let mut proxy = Proxy::new();
+    let listener = control::listen(&proxy.folder.path().join("control")).unwrap();
+    proxy
+        .tasks
+        .spawn(control::serve(proxy.server.clone(), listener));
+    proxy
+}
+
+fn set(sandbox: &str) -> ControlRequest {
+    ControlRequest::Set(Box::new(wish(sandbox, limited(&["example.org"]))))
+}
+
+fn stats(sandbox: &str) -> ControlRequest {
+    ControlRequest::Stats {
+        sandbox: sandbox.to_owned(),
+    }
+}
+
+async fn refused(proxy: &Proxy, host: &str) {
+    let mut client = proxy.request("s", &connect(&format!("{host}:443"))).await;
+    let answer = rest_text(&mut client).await;
+    assert_denied(&answer, 403, DenialReason::NotOnAllowlist);
+}
+
+fn hosts(events: &[ControlEvent]) -> Vec<&str> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            ControlEvent::Connection(record) => Some(record.host.as_str()),
+            ControlEvent::Answer { .. } => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_sandbox_is_opened_watched_and_closed() {
+    let proxy = proxy();
+    let mut engine = Engine::known(&proxy).await;
+    assert_eq!(engine.ask(set("s")).await, [answered(2, None)]);
+    refused(&proxy, "a.test").await;
+    refused(&proxy, "b.test").await;
+    let mut events = engine.ask(stats("s")).await;
+    assert_eq!(hosts(&events), ["a.test", "b.test"]);
+    let Some(ControlEvent::Answer { counters, .. }) = events.pop() else {
+        panic!("no answer");
+    };
+    assert_eq!(counters.unwrap().denied, 2);
+    let remove = ControlRequest::Remove {
+        sandbox: "s".to_owned(),
+    };
+    assert_eq!(engine.ask(remove.clone()).await, [answered(4, None)]);
+    assert_eq!(engine.ask(remove).await, [answered(5, None)]);
+    let unknown = answered(6, Some("there is no sandbox 's'"));
+    assert_eq!(engine.ask(stats("s")).await, [unknown]);
+}
+
+#[tokio::test]
+async fn records_come_by_themselves() {
+    let proxy = proxy();
+    let mut engine = Engine::known(&proxy).await;
+    engine.ask(set("s")).await;
+    refused(&proxy, "a.test").await;
+    assert!(matches!(
+        engine.event().await,
+        Some(ControlEvent::Connection(_))
+    ));
+}
+
+#[tokio::test]
+async fn policies_and_records_outlive_the_engine_s_connection() {
+    let proxy = proxy();
+    let mut engine = Engine::known(&proxy).await;
+    engine.ask(set("s")).await;
+    engine.writer.shutdown().await.unwrap();
+    while engine.event().await.is_some() {}
+    for number in 0..300 {
+        refused(&proxy, &format!("a{number}.test")).await;
+    }
+    let mut engine = Engine::known(&proxy).await;
+    let events = engine.ask(stats("s")).await;
+    let expected: Vec<String> = (0..300).map(|number| format!("a{number}.test")).collect();
+    assert_eq!(hosts(&events), expected);
+}
+
+#[tokio::test]
+async fn a_new_engine_takes_the_place_of_the_old() {
+    let proxy = proxy();
+    let mut old = Engine::known(&proxy).await;
+    let mut new = Engine::known(&proxy).await;
+    assert_eq!(old.event().await, None);
+    assert_eq!(new.ask(set("s")).await, [answered(2, None)]);
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_introduce_itself_is_closed() {
+    let proxy = proxy();
+    for request in [set("s"), hello_of(CONTROL_VERSION + 1)] {
+        let mut engine = Engine::connect(&proxy).await;
+        let answer = engine.ask(request).await.pop();
+        let Some(ControlEvent::Answer {
+            id: 1,
+            error: Some(_),
+            ..
+        }) = answer
+        else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(engine.event().await, None);
+    }
+    assert_eq!(std::fs::read_dir(proxy.sockets()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_answered_and_what_is_no_line_ends_the_connection() {
+    let proxy = proxy();
+    let mut engine = Engine::known(&proxy).await;
+    engine
+        .send("{\"id\": 9, \"request\": {\"kind\": \"open\"}}\n")
+        .await;
+    let answer = engine.event().await;
+    assert!(matches!(
+        answer,
+        Some(ControlEvent::Answer {
+            id: 9,
+            error: Some(_),
+            ..
+        })
+    ));
+    engine.next = 10;
+    assert_eq!(engine.ask(set("s")).await, [answered(10, None)]);
+    engine.send("no json\n").await;
+    assert!(matches!(
+        engine.event().await,
+        Some(ControlEvent::Answer { id: 0, .. })
+    ));
+    assert_eq!(engine.event().await, None);
+
+    let mut engine = Engine::known(&proxy).await;
+    let long = "a".repeat(CONTROL_LINE_BYTES + 1);
+    // It may be cut off while it writes.
+    drop(engine.writer.write_all(long.as_bytes()).await);
+    assert!(matches!(
+        engine.event().await,
+        Some(ControlEvent::Answer { id: 0, .. }) | None
+    ));
+}

@@ -1,0 +1,11 @@
+//! The server half on real sockets, with a world outside that is made up.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+mod bounds;
+mod control;
+mod http;
+mod program;
+mod refusals;
+mod support;
+mod tunnels;
