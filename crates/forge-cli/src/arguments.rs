@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
-use forge_core::PhaseName;
+use forge_core::{NetworkLevel, PhaseName};
 use forge_plan::queue::MAX_SLOTS;
+use forge_registries::Group;
 
 use crate::exit_status::ExitStatus;
 use crate::settings::VARIABLES;
@@ -41,6 +42,15 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub engine_host: Option<String>,
+    /// The operator's configuration [env: SWE_FORGE_CONFIG]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        help_heading = "Global options"
+    )]
+    pub config: Option<PathBuf>,
     /// Show results and errors only
     #[arg(
         short,
@@ -108,6 +118,10 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Make, list and remove base images and what was prepared from them
     Images(ImagesArguments),
+    /// Show which hosts serve packages to sandboxes, and how they were found
+    Registries(RegistriesArguments),
+    /// Say what a task may reach, without running anything
+    Egress(EgressArguments),
     /// List attempts under way
     Ps(PsArguments),
     /// Show everything about an attempt
@@ -285,6 +299,93 @@ pub enum ImageOrigin {
     Debian,
 }
 
+/// `registries`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct RegistriesArguments {
+    /// What to do with registries.
+    #[command(subcommand)]
+    pub command: Option<RegistriesCommand>,
+    /// What to list, when nothing else is to be done.
+    #[command(flatten)]
+    pub listing: RegistriesListing,
+}
+
+/// What can be done with registries.
+#[derive(Debug, Subcommand)]
+pub enum RegistriesCommand {
+    /// List hosts, how they were found, and what they need; finds out what is not known
+    List {
+        /// Which.
+        #[command(flatten)]
+        listing: RegistriesListing,
+    },
+    /// Find everything out anew
+    Refresh {
+        /// Reach these hosts at the addresses that they have now, even those that are not public
+        #[arg(long)]
+        accept_addresses: bool,
+        /// Which.
+        #[command(flatten)]
+        listing: RegistriesListing,
+    },
+}
+
+/// Which registries, and how they are shown.
+#[derive(Debug, Clone, Args)]
+pub struct RegistriesListing {
+    /// Only these: pypi, npm, cargo, apt, go, maven, gradle, gems [default: all that are enabled]
+    #[arg(long = "group", value_name = "GROUP")]
+    pub groups: Vec<Group>,
+    /// Output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `egress`.
+#[derive(Debug, Args)]
+pub struct EgressArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: EgressCommand,
+}
+
+/// What can be asked about the network of sandboxes.
+#[derive(Debug, Subcommand)]
+pub enum EgressCommand {
+    /// Say for each address whether the task would reach it, and why
+    Test {
+        /// The task's directory
+        #[arg(value_name = "TASK", value_hint = ValueHint::DirPath)]
+        task: PathBuf,
+        /// Addresses: https://example.org/path, example.org:8443 or example.org
+        #[arg(required = true, value_name = "URL")]
+        urls: Vec<String>,
+        /// The phase: setup, solve or verify [default: those that are not isolated]
+        #[arg(long, value_name = "PHASE")]
+        phase: Option<PhaseName>,
+        /// The level, instead of the phase's own
+        #[arg(long, value_name = "LEVEL", value_parser = network_level)]
+        level: Option<NetworkLevel>,
+        /// Also look names up, and judge the addresses
+        #[arg(long)]
+        resolve: bool,
+        /// Output.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+fn network_level(text: &str) -> Result<NetworkLevel, String> {
+    NetworkLevel::ALL
+        .into_iter()
+        .find(|level| level.as_str() == text)
+        .ok_or_else(|| {
+            let names = NetworkLevel::ALL.map(NetworkLevel::as_str).join(", ");
+            format!("'{text}' is no level: {names}")
+        })
+}
+
 /// `ps`.
 #[derive(Debug, Args)]
 pub struct PsArguments {
@@ -423,6 +524,17 @@ mod tests {
             &["swe-forge", "logs", "x", "--phase", "boot"],
             &["swe-forge", "artifacts", "x", "--force"],
             &["swe-forge", "-q", "-v", "ps"],
+            &["swe-forge", "registries", "--group", "pip"],
+            &["swe-forge", "egress", "test", "x"],
+            &[
+                "swe-forge",
+                "egress",
+                "test",
+                "x",
+                "a.test",
+                "--level",
+                "web",
+            ],
             &["swe-forge", "frobnicate"],
         ] {
             let error = Arguments::try_parse_from(line).unwrap_err();

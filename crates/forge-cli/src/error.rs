@@ -4,11 +4,13 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use forge_config::ConfigError;
 use forge_engine::EngineError;
 use forge_engine::task::TaskLost;
 use forge_images::ImagesError;
 use forge_orchestrator::RunError;
 use forge_orchestrator::gc::SettleError;
+use forge_registries::{BookError, PolicyError};
 use forge_store::StoreError;
 use forge_task::Diagnostic;
 use serde::Serialize;
@@ -36,6 +38,15 @@ pub enum CliError {
         /// All mistakes.
         diagnostics: Vec<Diagnostic>,
     },
+    /// The operator's configuration cannot be used.
+    #[error(transparent)]
+    Configuration(#[from] ConfigError),
+    /// What is known of registries could not be read or written.
+    #[error(transparent)]
+    Registries(#[from] BookError),
+    /// The operator's settings allow no such network.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// No engine could be had.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -127,6 +138,8 @@ impl CliError {
         match self {
             Self::Input { .. }
             | Self::Tasks { .. }
+            | Self::Configuration(_)
+            | Self::Policy(_)
             | Self::Store(StoreError::NotFound { .. } | StoreError::Ambiguous { .. }) => {
                 ExitStatus::BadInput
             }
@@ -208,13 +221,19 @@ impl CliError {
 }
 
 fn hint_of(error: &(dyn Error + 'static)) -> Option<String> {
-    if let Some(CliError::Connect(ConnectError::InitBinary { hint, .. })) = error.downcast_ref() {
+    if let Some(CliError::Connect(ConnectError::Program { hint, .. })) = error.downcast_ref() {
         return Some(hint.clone());
     }
     if let Some(CliError::Connect(ConnectError::Engine(error)) | CliError::Engine(error)) =
         error.downcast_ref()
     {
         return error.hint().map(str::to_owned);
+    }
+    if let Some(CliError::Registries(error)) = error.downcast_ref() {
+        return error.hint().map(str::to_owned);
+    }
+    if let Some(CliError::Policy(error)) = error.downcast_ref() {
+        return Some(error.hint().to_owned());
     }
     if let Some(CliError::Store(error)) = error.downcast_ref() {
         return error.hint();

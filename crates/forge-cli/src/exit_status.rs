@@ -80,7 +80,12 @@ impl RunFacts {
     pub fn of(report: &Report, cancelled: bool) -> Self {
         let infrastructure = report.tasks.iter().any(|task| {
             task.cause == Some(Cause::Infrastructure)
-                || task.reason == Some(Reason::ImageUnavailable)
+                || matches!(
+                    task.reason,
+                    Some(
+                        Reason::ImageUnavailable | Reason::NotPermitted | Reason::SecretUnavailable
+                    )
+                )
         });
         let unsuccessful = if report.run.kind == "validate" {
             let valid = |verdict| verdict == Verdict::Valid;

@@ -124,6 +124,7 @@ mod tests {
         task.message = "verify ended with code 1".to_owned();
         task.phases.push(PhaseReport {
             name: PhaseName::Verify,
+            network: forge_core::NetworkLevel::Isolated,
             exit: Exit::Exited { code: 1 },
             duration_ms: 5,
             output: "verify.log".to_owned(),

@@ -18,6 +18,7 @@ mod interrupt;
 mod live_view;
 mod log_tail;
 mod logging;
+mod operator;
 pub mod printer;
 mod progress;
 pub mod provider;
@@ -74,6 +75,7 @@ pub fn main(provider: Arc<dyn EngineProvider>) -> ExitCode {
     let session = Session {
         printer: printer.clone(),
         provider,
+        config_file: (arguments.global.config.clone()).or(settings.config_file.clone()),
         engine_host: (arguments.global.engine_host.clone()).or(settings.engine_host.clone()),
         settings,
         cancellation: Cancellation::default(),

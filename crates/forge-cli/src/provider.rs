@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use forge_core::OwnerId;
+use forge_config::DiskSettings;
+use forge_core::{AddressRange, OwnerId};
 use forge_engine::diagnosis::Diagnosis;
 use forge_engine::{Engine, EngineError};
 
@@ -28,8 +29,25 @@ pub struct EngineRequest {
     pub channel_root: PathBuf,
     /// The program that runs in every sandbox, when a file was given.
     pub init_binary: Option<PathBuf>,
+    /// The proxy of sandboxes with a network, when a file was given.
+    pub egress_binary: Option<PathBuf>,
+    /// What the operator's configuration says about engines.
+    pub settings: EngineSettings,
     /// What for.
     pub need: Need,
+}
+
+/// What the operator's configuration says about engines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// How the size of workspaces is held.
+    pub disk: DiskSettings,
+    /// Addresses that no sandbox reaches, besides those that none ever does.
+    pub denied: Vec<AddressRange>,
+    /// File with certificate authorities for the programs in sandboxes.
+    pub certificates: Option<PathBuf>,
+    /// Cargo's configuration in sandboxes.
+    pub cargo_config: Option<String>,
 }
 
 /// No engine could be had.
@@ -38,9 +56,19 @@ pub enum ConnectError {
     /// The engine cannot be used.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The program that runs in every sandbox is missing or unusable.
-    #[error("forge-init, the program that runs in every sandbox, cannot be used: {problem}")]
-    InitBinary {
+    /// A file that the configuration names is of no use.
+    #[error("{} could not be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A program that runs in containers is missing or unusable.
+    #[error("{program} cannot be used: {problem}")]
+    Program {
+        /// Its name, and what it is.
+        program: String,
         /// What is wrong.
         problem: String,
         /// How to mend it.

@@ -224,7 +224,8 @@ pub(crate) mod tests {
             },
             phases: Vec::new(),
             resources: forge_core::ResourceUsage::default(),
-            disk_quota: "watchdog".to_owned(),
+            disk_quota: None,
+            network: forge_api::report::NetworkReport::default(),
             attestation: None,
             artifacts: Vec::new(),
             notes: Vec::new(),
@@ -247,6 +248,7 @@ pub(crate) mod tests {
     fn last_phase(name: PhaseName) -> PhaseReport {
         PhaseReport {
             name,
+            network: forge_core::NetworkLevel::Isolated,
             exit: Exit::Exited { code: 1 },
             duration_ms: 1,
             output: String::new(),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use forge_config::{ConfigPlaces, Configuration};
 use forge_core::OwnerId;
 use forge_engine::Engine;
 use forge_orchestrator::Cancellation;
@@ -10,12 +11,15 @@ use forge_store::{AttemptRecord, Store, StoreError};
 use uuid::Uuid;
 
 use crate::error::CliError;
+use crate::operator::engine_settings;
 use crate::printer::Printer;
-use crate::provider::{EngineProvider, EngineRequest, Need};
+use crate::provider::{EngineProvider, EngineRequest, EngineSettings, Need};
 use crate::settings::Settings;
 
 /// The file of the record in the state folder.
 const RECORD: &str = "record.sqlite";
+/// Where the machine's configurations are.
+const MACHINE_CONFIGURATIONS: &str = "/etc";
 /// The folder of the channels in the state folder.
 const CHANNELS: &str = "channels";
 
@@ -28,6 +32,8 @@ pub(crate) struct Session {
     pub settings: Settings,
     /// Where engines come from.
     pub provider: Arc<dyn EngineProvider>,
+    /// The operator's configuration, from the command line or the environment.
+    pub config_file: Option<PathBuf>,
     /// The engine's address, from the command line or the environment.
     pub engine_host: Option<String>,
     /// Asks the command to end.
@@ -46,6 +52,20 @@ impl Session {
             CliError::input("there is no place for the record of runs")
                 .or_rather("set SWE_FORGE_HOME or HOME")
         })
+    }
+
+    /// The operator's configuration; everything is a default when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or something in it is wrong.
+    pub(crate) async fn configuration(&self) -> Result<Configuration, CliError> {
+        let places = ConfigPlaces {
+            named: self.config_file.clone(),
+            user_folder: self.settings.config_folder.clone(),
+            machine_folder: Some(MACHINE_CONFIGURATIONS.into()),
+        };
+        let read = tokio::task::spawn_blocking(move || forge_config::load(&places));
+        Ok(read.await??)
     }
 
     /// The record's file.
@@ -113,12 +133,15 @@ impl Session {
         &self,
         owner: &OwnerId,
         need: Need,
+        settings: EngineSettings,
     ) -> Result<EngineRequest, CliError> {
         Ok(EngineRequest {
             host: self.engine_host.clone(),
             owner: owner.clone(),
             channel_root: self.state_folder()?.join(CHANNELS),
             init_binary: self.settings.init_binary.clone(),
+            egress_binary: self.settings.egress_binary.clone(),
+            settings,
             need,
         })
     }
@@ -132,7 +155,21 @@ impl Session {
         owner: &OwnerId,
         need: Need,
     ) -> Result<Arc<dyn Engine>, CliError> {
-        let request = self.engine_request(owner, need)?;
+        let settings = engine_settings(&self.configuration().await?);
+        self.engine_with(owner, need, settings).await
+    }
+
+    /// Connects to the engine with these settings.
+    ///
+    /// # Errors
+    /// As [`Session::engine`].
+    pub(crate) async fn engine_with(
+        &self,
+        owner: &OwnerId,
+        need: Need,
+        settings: EngineSettings,
+    ) -> Result<Arc<dyn Engine>, CliError> {
+        let request = self.engine_request(owner, need, settings)?;
         Ok(self.provider.connect(&request).await?)
     }
 }

@@ -4,10 +4,18 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Every environment variable that means something to swe-forge, and what.
-pub const VARIABLES: [(&str, &str); 9] = [
+pub const VARIABLES: [(&str, &str); 12] = [
     (
         "SWE_FORGE_HOME",
         "Folder of the record of all runs (default: $XDG_STATE_HOME/swe-forge, or ~/.local/state/swe-forge)",
+    ),
+    (
+        "SWE_FORGE_CONFIG",
+        "The operator's configuration, as with --config",
+    ),
+    (
+        "XDG_CONFIG_HOME",
+        "Folder of swe-forge/config.toml, the configuration when none is named (default: ~/.config); else /etc/swe-forge/config.toml",
     ),
     (
         "SWE_FORGE_ENGINE",
@@ -16,6 +24,10 @@ pub const VARIABLES: [(&str, &str); 9] = [
     (
         "SWE_FORGE_INIT",
         "The program that runs in every sandbox (default: the one built in, else forge-init next to swe-forge)",
+    ),
+    (
+        "SWE_FORGE_EGRESS",
+        "The proxy of sandboxes with a network (default: the one built in, else forge-egress next to swe-forge)",
     ),
     (
         "SWE_FORGE_LOG",
@@ -42,10 +54,16 @@ pub const VARIABLES: [(&str, &str); 9] = [
 pub struct Settings {
     /// The folder of the record; `None` when the environment names no place for it.
     pub state_folder: Option<PathBuf>,
+    /// The operator's configuration, when one is named.
+    pub config_file: Option<PathBuf>,
+    /// The user's folder of configurations.
+    pub config_folder: Option<PathBuf>,
     /// The engine's address.
     pub engine_host: Option<String>,
     /// The sandboxes' first program.
     pub init_binary: Option<PathBuf>,
+    /// The proxy of sandboxes with a network.
+    pub egress_binary: Option<PathBuf>,
     /// A filter for the log.
     pub log_filter: Option<String>,
     /// Colours are not wanted.
@@ -72,15 +90,27 @@ impl Settings {
         let state_folder = path("SWE_FORGE_HOME")
             .or_else(|| Some(path("XDG_STATE_HOME").filter(absolute)?.join("swe-forge")))
             .or_else(|| Some(path("HOME")?.join(".local/state/swe-forge")));
+        let config_folder = path("XDG_CONFIG_HOME")
+            .filter(absolute)
+            .or_else(|| Some(path("HOME")?.join(".config")));
         Self {
             state_folder,
+            config_file: path("SWE_FORGE_CONFIG"),
+            config_folder,
             engine_host: text("SWE_FORGE_ENGINE"),
             init_binary: path("SWE_FORGE_INIT"),
+            egress_binary: path("SWE_FORGE_EGRESS"),
             log_filter: text("SWE_FORGE_LOG"),
             no_color: variable("NO_COLOR").is_some(),
             dumb_terminal: text("TERM").as_deref() == Some("dumb"),
         }
     }
+}
+
+/// A variable that the operator's configuration names as the place of a secret.
+#[must_use]
+pub(crate) fn secret(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 /// The command line of this process, program first.
@@ -125,6 +155,20 @@ mod tests {
             ]),
             folder(&all[2..])
         );
+    }
+
+    #[test]
+    fn the_configuration_is_looked_for_in_the_users_folder() {
+        let all = [("XDG_CONFIG_HOME", "/xdg"), ("HOME", "/home/me")];
+        let folder = |variables: &[(&str, &str)]| resolve(variables).config_folder;
+        assert_eq!(folder(&all), Some("/xdg".into()));
+        assert_eq!(folder(&all[1..]), Some("/home/me/.config".into()));
+        assert_eq!(
+            folder(&[("XDG_CONFIG_HOME", "relative"), all[1]]),
+            folder(&all[1..])
+        );
+        let named = resolve(&[("SWE_FORGE_CONFIG", "/own.toml")]).config_file;
+        assert_eq!(named, Some("/own.toml".into()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::arguments::{DoctorArguments, Format};
 use crate::error::CliError;
 use crate::escape;
 use crate::exit_status::ExitStatus;
+use crate::operator::engine_settings;
 use crate::printer::Printer;
 use crate::provider::Need;
 use crate::session::{self, Session};
@@ -53,7 +54,8 @@ async fn examine(session: &Session) -> Result<Document, CliError> {
         Ok(store) => (store.owner().clone(), record_is_fine(state_folder)),
         Err(error) => (session::fresh_owner()?, record_is_broken(&error)),
     };
-    let request = session.engine_request(&owner, Need::Sandboxes)?;
+    let settings = engine_settings(&session.configuration().await?);
+    let request = session.engine_request(&owner, Need::Sandboxes, settings)?;
     let diagnosis = session.provider.diagnose(&request).await;
     let mut findings = diagnosis.findings;
     let mut images = Vec::new();

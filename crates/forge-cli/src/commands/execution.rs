@@ -16,6 +16,7 @@ use crate::arguments::{Execution, Format};
 use crate::error::CliError;
 use crate::escape;
 use crate::exit_status::{ExitStatus, RunFacts};
+use crate::operator::Rules;
 use crate::progress::{self, Aim, Board};
 use crate::provider::Need;
 use crate::results;
@@ -36,10 +37,16 @@ pub(super) struct Request {
 
 /// Carries a run through.
 pub(super) async fn carry_out(session: &Session, request: Request) -> Result<ExitStatus, CliError> {
-    let tasks = tasks::load_all_good(request.directories).await?;
+    let configuration = session.configuration().await?;
+    let tasks = tasks::load_all_good(request.directories, configuration.limits).await?;
     let out = make_out_folder(request.execution.out).await?;
     let store = session.record().await?;
-    let engine = session.engine(store.owner(), Need::Sandboxes).await?;
+    let known = tasks.iter().map(|task| &**task);
+    let rules = Rules::for_tasks(session, configuration, known).await?;
+    let settings = rules.engine_settings();
+    let engine = session
+        .engine_with(store.owner(), Need::Sandboxes, settings)
+        .await?;
     let description = engine.describe().await?;
     let options = RunOptions {
         run: RunId::from_uuid(Uuid::now_v7()),
@@ -49,6 +56,7 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
             .jobs
             .unwrap_or_else(|| usual_jobs(description.cores)),
         out,
+        operator: Arc::new(rules),
         keep: request.execution.keep,
         arguments: session.arguments.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

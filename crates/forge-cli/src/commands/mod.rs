@@ -4,6 +4,7 @@ mod artifacts;
 mod check;
 mod completions;
 mod doctor;
+mod egress;
 mod execution;
 mod gc;
 mod images;
@@ -12,12 +13,13 @@ mod man;
 mod prepared;
 mod ps;
 mod recorded;
+mod registries;
 mod run;
 mod show;
 mod tasks;
 mod validate;
 
-use crate::arguments::{Command, Format, ImagesCommand};
+use crate::arguments::{Command, EgressCommand, Format, ImagesCommand, RegistriesCommand};
 use crate::error::CliError;
 use crate::exit_status::ExitStatus;
 use crate::session::Session;
@@ -34,6 +36,8 @@ pub(crate) async fn carry_out(session: Session, command: Command) -> Result<Exit
         Command::Check(arguments) => check::carry_out(session, arguments).await,
         Command::Doctor(arguments) => Box::pin(doctor::carry_out(session, arguments)).await,
         Command::Images(arguments) => Box::pin(images::carry_out(session, arguments)).await,
+        Command::Registries(arguments) => Box::pin(registries::carry_out(session, arguments)).await,
+        Command::Egress(arguments) => Box::pin(egress::carry_out(session, arguments)).await,
         Command::Ps(arguments) => ps::carry_out(session, arguments).await,
         Command::Show(arguments) => show::carry_out(session, arguments).await,
         Command::Logs(arguments) => logs::carry_out(session, arguments).await,
@@ -61,6 +65,15 @@ pub(crate) fn writes_json(command: &Command) -> bool {
             | ImagesCommand::Ls { output }
             | ImagesCommand::Prune { output } => output,
             ImagesCommand::Rm { .. } => return false,
+        },
+        Command::Registries(arguments) => match &arguments.command {
+            None => arguments.listing.output,
+            Some(
+                RegistriesCommand::List { listing } | RegistriesCommand::Refresh { listing, .. },
+            ) => listing.output,
+        },
+        Command::Egress(arguments) => match arguments.command {
+            EgressCommand::Test { output, .. } => output,
         },
         Command::Ps(arguments) => arguments.output,
         Command::Show(arguments) => arguments.output,

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use forge_api::report::{Report, TaskReport};
-use forge_core::{Attestation, Cause, Outcome, ResourceUsage};
+use forge_api::report::{NetworkReport, Report, TaskReport};
+use forge_core::{Attestation, Cause, DiskQuota, NetworkLevel, Outcome, ResourceUsage};
 use forge_store::{ArtifactRecord, AttemptRecord, PhaseRecord, RunRecord, TransitionRecord};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -22,6 +22,8 @@ use crate::units;
 
 /// Artifacts listed; `swe-forge artifacts` lists all.
 const ARTIFACTS: usize = 20;
+/// Refusals listed; the report has all.
+const DENIED: usize = 20;
 
 /// Everything about an attempt.
 struct Attempt {
@@ -104,6 +106,8 @@ struct Document<'a> {
     folder: String,
     phases: Vec<PhaseEntry>,
     resources: Option<&'a ResourceUsage>,
+    disk_quota: Option<DiskQuota>,
+    network: Option<&'a NetworkReport>,
     attestation: Option<&'a Attestation>,
     artifacts: Vec<ArtifactEntry>,
     transitions: Vec<TransitionEntry<'a>>,
@@ -173,6 +177,8 @@ impl<'a> Document<'a> {
                 .map(|phase| attempt.phase_entry(phase))
                 .collect(),
             resources: record.usage.as_ref(),
+            disk_quota: attempt.report.as_ref().and_then(|report| report.disk_quota),
+            network: attempt.report.as_ref().map(|report| &report.network),
             attestation: record.attestation.as_ref(),
             artifacts: attempt.artifacts.iter().map(artifact_entry).collect(),
             transitions: attempt.transitions.iter().map(transition_entry).collect(),
@@ -244,6 +250,9 @@ fn render(attempt: &Attempt, printer: &Printer) -> String {
         indented(&phases(attempt).render(paint, width.map(|width| width - 2))),
     );
     section("Resources", resources(attempt, paint));
+    if let Some(report) = &attempt.report {
+        section("Network", network(report, paint, width));
+    }
     if let Some(attestation) = &record.attestation {
         section(
             "Confinement, as seen from inside",
@@ -436,6 +445,63 @@ fn confinement(attestation: &Attestation, paint: Paint) -> String {
         ("kernel", Cell::from(&attestation.kernel)),
     ];
     fields(pairs, paint)
+}
+
+/// What was reached and refused; nothing for a task that was isolated throughout.
+fn network(report: &TaskReport, paint: Paint, width: Option<usize>) -> String {
+    let levels: Vec<String> = report
+        .phases
+        .iter()
+        .map(|phase| format!("{} {}", phase.name, phase.network))
+        .collect();
+    let network = &report.network;
+    if report
+        .phases
+        .iter()
+        .all(|phase| phase.network == NetworkLevel::Isolated)
+    {
+        return String::new();
+    }
+    let moved = format!(
+        "{} out, {} in",
+        units::bytes(network.bytes_up),
+        units::bytes(network.bytes_down)
+    );
+    let mut pairs = vec![
+        ("levels", Cell::from(levels.join(", "))),
+        (
+            "connections",
+            Cell::from(format!(
+                "{} allowed, {} refused",
+                network.allowed, network.denied_count
+            )),
+        ),
+        ("bytes", Cell::from(moved)),
+    ];
+    if let Some(log) = &network.log {
+        pairs.push(("log", Cell::from(log)));
+    }
+    let mut text = fields(pairs, paint);
+    let mut table = Table::new(&["REFUSED", "PORT", "REASON", "PHASE", "COUNT"]);
+    for denied in network.denied.iter().take(DENIED) {
+        table.row([
+            Cell::from(&denied.host),
+            Cell::from(denied.port.to_string()),
+            Cell::from(denied.reason.as_str()),
+            Cell::from(denied.phase.as_str()),
+            Cell::from(denied.count.to_string()),
+        ]);
+    }
+    if !table.is_empty() {
+        text.push_str(&indented(
+            &table.render(paint, width.map(|width| width.saturating_sub(2))),
+        ));
+    }
+    if network.denied.len() > DENIED {
+        let more = network.denied.len() - DENIED;
+        text.push_str(&format!("  … and {more} more; the report lists them\n"));
+    }
+    text
 }
 
 fn artifacts(artifacts: &[ArtifactRecord]) -> String {

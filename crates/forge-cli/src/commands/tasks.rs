@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use forge_core::Task;
+use forge_core::{LimitCeiling, Task};
 use forge_task::{LoadOptions, LoadedTasks};
 
 use crate::error::CliError;
 
-/// Everything that can be read of the tasks at `paths`, and everything that is wrong with them.
+/// Everything that can be read of the tasks at `paths`, with limits below the operator's `ceiling`,
+/// and everything that is wrong with them.
 ///
 /// # Errors
 /// Only when the program itself broke off; mistakes are in the result.
-pub(super) async fn load(paths: Vec<PathBuf>) -> Result<LoadedTasks, CliError> {
-    let load = move || forge_task::load_all(&paths, &LoadOptions::default());
+pub(super) async fn load(
+    paths: Vec<PathBuf>,
+    ceiling: LimitCeiling,
+) -> Result<LoadedTasks, CliError> {
+    let load = move || forge_task::load_all(&paths, &LoadOptions { ceiling });
     Ok(tokio::task::spawn_blocking(load).await?)
 }
 
@@ -21,8 +25,11 @@ pub(super) async fn load(paths: Vec<PathBuf>) -> Result<LoadedTasks, CliError> {
 ///
 /// # Errors
 /// All mistakes of all files at once.
-pub(super) async fn load_all_good(paths: Vec<PathBuf>) -> Result<Vec<Arc<Task>>, CliError> {
-    let loaded = load(paths).await?;
+pub(super) async fn load_all_good(
+    paths: Vec<PathBuf>,
+    ceiling: LimitCeiling,
+) -> Result<Vec<Arc<Task>>, CliError> {
+    let loaded = load(paths, ceiling).await?;
     if !loaded.errors.is_empty() {
         return Err(CliError::Tasks {
             diagnostics: loaded.errors,

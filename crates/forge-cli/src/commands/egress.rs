@@ -1,0 +1,333 @@
+//! `swe-forge egress test`: what the egress proxy would decide, and why; nothing is run.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use forge_core::egress::{DenialReason, EgressPolicy};
+use forge_core::{NetworkLevel, PhaseName, Task};
+use forge_egress::addresses;
+use forge_egress::names::{self, Host, HostName};
+use forge_egress::policy::{self, Admission, Inspection, Target};
+use forge_registries::{HostResolver, RegistryBook, Resolve, language_of, policy_for};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::tasks;
+use crate::arguments::{EgressArguments, EgressCommand, Format};
+use crate::error::CliError;
+use crate::exit_status::ExitStatus;
+use crate::session::Session;
+use crate::style::Style;
+use crate::table::{Cell, Table};
+use crate::units;
+
+/// The JSON document.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    task: &'a str,
+    /// Whether everything would be allowed.
+    allowed: bool,
+    decisions: Vec<Decision>,
+}
+
+#[derive(Debug, Serialize)]
+struct Decision {
+    phase: PhaseName,
+    level: NetworkLevel,
+    url: String,
+    host: Option<String>,
+    port: Option<u16>,
+    allowed: bool,
+    reason: Option<DenialReason>,
+    why: String,
+    /// The addresses that would be dialled, when names were looked up.
+    addresses: Vec<IpAddr>,
+}
+
+/// What decisions are made by.
+struct Judge {
+    policy: EgressPolicy,
+    phase: PhaseName,
+    registries: RegistryBook,
+    /// What the operator denies besides the built-in addresses.
+    denied: Vec<forge_core::egress::AddressRange>,
+    resolve: bool,
+}
+
+pub(super) async fn carry_out(
+    session: &Session,
+    arguments: EgressArguments,
+) -> Result<ExitStatus, CliError> {
+    let EgressCommand::Test {
+        task,
+        urls,
+        phase,
+        level,
+        resolve,
+        output,
+    } = arguments.command;
+    let configuration = session.configuration().await?;
+    let tasks = tasks::load_all_good(vec![task], configuration.limits).await?;
+    let [task] = tasks.as_slice() else {
+        return Err(CliError::input("the folder holds several tasks")
+            .or_rather("name the directory of one task"));
+    };
+    let folder = session.state_folder()?.to_owned();
+    let book = tokio::task::spawn_blocking(move || RegistryBook::load(&folder)).await??;
+    let registries = book.with_settings(&configuration.registries, Timestamp::now());
+    let mut decisions = Vec::new();
+    for phase in phases(task, phase, level) {
+        let level = level.unwrap_or_else(|| task.network.level(phase));
+        let judge = Judge {
+            policy: policy_for(
+                level,
+                language_of(&task.image),
+                &task.network.allow,
+                &registries,
+                &configuration.network,
+            )?,
+            phase,
+            registries: registries.clone(),
+            denied: configuration.network.denied.clone(),
+            resolve,
+        };
+        for url in &urls {
+            decisions.push(judge.decide(url).await);
+        }
+    }
+    let document = Document {
+        task: task.id.as_str(),
+        allowed: decisions.iter().all(|each| each.allowed),
+        decisions,
+    };
+    show(session, &document, output.format)?;
+    Ok(match document.allowed {
+        true => ExitStatus::Success,
+        false => ExitStatus::TasksFailed,
+    })
+}
+
+/// The phases that are asked about. One level is asked about once: phases differ in nothing else.
+fn phases(task: &Task, phase: Option<PhaseName>, level: Option<NetworkLevel>) -> Vec<PhaseName> {
+    if let Some(phase) = phase {
+        return vec![phase];
+    }
+    if level.is_some() {
+        return vec![PhaseName::Solve];
+    }
+    let open = |phase: &PhaseName| task.network.level(*phase) != NetworkLevel::Isolated;
+    let phases: Vec<PhaseName> = PhaseName::ALL.into_iter().filter(open).collect();
+    match phases.is_empty() {
+        true => vec![PhaseName::Solve],
+        false => phases,
+    }
+}
+
+impl Judge {
+    async fn decide(&self, url: &str) -> Decision {
+        let target = target(url);
+        let result = match &target {
+            Ok(target) => self.judge(target).await,
+            Err(reason) => Err(*reason),
+        };
+        let place = target.as_ref().ok();
+        let (why, addresses) = match &result {
+            Ok(found) => (place.map(|target| self.allowed(target)), found.clone()),
+            Err(reason) => (Some(self.refused(*reason, place)), Vec::new()),
+        };
+        Decision {
+            phase: self.phase,
+            level: self.policy.level,
+            url: url.to_owned(),
+            host: place.map(|target| target.host.to_string()),
+            port: place.map(|target| target.port),
+            allowed: result.is_ok(),
+            reason: result.err(),
+            why: why.unwrap_or_default(),
+            addresses,
+        }
+    }
+
+    async fn judge(&self, target: &Target) -> Result<Vec<IpAddr>, DenialReason> {
+        match policy::admit(&self.policy, target)? {
+            Admission::Dial(address) => {
+                policy::dialable_literal(&self.policy, address, &self.denied, has_v6())?;
+                Ok(vec![address.ip()])
+            }
+            Admission::Resolve(name) if self.resolve => self.look_up(&name).await,
+            Admission::Resolve(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn look_up(&self, name: &HostName) -> Result<Vec<IpAddr>, DenialReason> {
+        let found = HostResolver.addresses(name.as_str()).await;
+        let found = found.map_err(|_| DenialReason::DnsFailure)?;
+        policy::dialable(&self.policy, name, &found, &self.denied, has_v6())
+    }
+
+    /// Why a target is allowed, and what is looked at.
+    fn allowed(&self, target: &Target) -> String {
+        let host = target.host.to_string();
+        let registry = self.registries.registries.iter().find(|registry| {
+            let mut hosts = registry.hosts.iter();
+            hosts.any(|each| each.name == host && each.ports.contains(&target.port))
+        });
+        let by = match (self.policy.level, registry) {
+            (NetworkLevel::FullWeb, _) => "full_web reaches every public host".to_owned(),
+            (_, Some(registry)) => format!("it serves {}: {}", registry.group, registry.how),
+            (_, None) => "network.allow of the task lists it".to_owned(),
+        };
+        let looked_at = match policy::inspection(&self.policy, target) {
+            Inspection::Tls => "; TLS with this name only",
+            Inspection::Http => "; HTTP, each request judged",
+            Inspection::Sniff => "; TLS and HTTP with this name only, other protocols as they are",
+            Inspection::None => "",
+        };
+        format!("{by}{looked_at}")
+    }
+
+    /// Why a target is refused, and what would allow it.
+    fn refused(&self, reason: DenialReason, target: Option<&Target>) -> String {
+        let level = self.policy.level;
+        match reason {
+            DenialReason::Isolated => format!(
+                "the phase is isolated; network.{} in .swe-forge/config.yaml sets another level",
+                self.phase
+            ),
+            DenialReason::BadHostname => {
+                "it is no host name, and no address in its usual form".into()
+            }
+            DenialReason::Port if target.is_none() => {
+                "it has no port: write https://, http:// or host:port".into()
+            }
+            DenialReason::Port if level == NetworkLevel::FullWeb => "mail is sent nowhere".into(),
+            DenialReason::Port => format!("the port is not open at {level} for this host"),
+            DenialReason::IpLiteral => {
+                format!("{level} reaches names, which TLS can prove, and no addresses")
+            }
+            DenialReason::NotOnAllowlist if level == NetworkLevel::PackageOnly => {
+                "it serves no packages to this task's language (`swe-forge registries` lists who \
+                 does); limited_web with network.allow reaches other hosts"
+                    .into()
+            }
+            DenialReason::NotOnAllowlist => {
+                "network.allow in .swe-forge/config.yaml does not list it".into()
+            }
+            DenialReason::PrivateAddress => match target.map(|target| &target.host) {
+                Some(Host::Name(name)) if addresses::is_never_opened_name(name) => {
+                    "it means the machine itself, which nothing opens".into()
+                }
+                Some(Host::Name(_)) => {
+                    "it is not public; an exception of the operator's can open it".into()
+                }
+                _ => "it is not public, and exceptions are for names only".into(),
+            },
+            DenialReason::DnsFailure => "its name does not resolve".into(),
+            DenialReason::ConnectFailed => {
+                "its addresses are of IP version 6, and this machine has no way to those".into()
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Where a client that is given `url` connects to.
+fn target(url: &str) -> Result<Target, DenialReason> {
+    let (rest, port) = match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+            // Clients keep credentials to themselves; what is asked of the proxy has none.
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            (host, default_port(&scheme.to_ascii_lowercase()))
+        }
+        // As curl reads a bare host; what follows a slash is a path.
+        None => (url.split('/').next().unwrap_or_default(), Some(443)),
+    };
+    let (host, port) = names::parse_authority(rest.as_bytes(), port)?;
+    Ok(Target { host, port })
+}
+
+fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "https" | "wss" => Some(443),
+        "http" | "ws" => Some(80),
+        "ssh" => Some(22),
+        "git" => Some(9418),
+        "ftp" => Some(21),
+        _ => None,
+    }
+}
+
+/// Whether this machine has a way to public addresses of version 6, as the proxy finds out for its
+/// own. A socket that sends nothing asks the table of routes.
+fn has_v6() -> bool {
+    let anywhere: SocketAddr = ([0x2000, 0, 0, 0, 0, 0, 0, 1], 9).into();
+    UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect(anywhere).is_ok())
+}
+
+fn show(session: &Session, document: &Document<'_>, format: Format) -> Result<(), CliError> {
+    let printer = &session.printer;
+    if format == Format::Json {
+        return printer.json(document);
+    }
+    let mut table = Table::new(&["PHASE", "LEVEL", "URL", "DECISION", "ADDRESSES", "WHY"]);
+    for each in &document.decisions {
+        let decision = match each.reason {
+            None => Cell::styled(Style::Good, "allowed"),
+            Some(reason) => Cell::styled(Style::Bad, reason.as_str()),
+        };
+        let addresses: Vec<String> = each.addresses.iter().map(IpAddr::to_string).collect();
+        table.row([
+            Cell::from(each.phase.as_str()),
+            Cell::from(each.level.as_str()),
+            Cell::from(&each.url),
+            decision,
+            Cell::from(addresses.join(" ")),
+            Cell::from(&each.why),
+        ]);
+    }
+    printer.text(&table.render(printer.out_paint(), printer.out_width()))?;
+    let refused = document.decisions.iter().filter(|each| !each.allowed);
+    let refused = refused.count();
+    if refused > 0 {
+        printer.progress(&format!(
+            "{} would be refused",
+            units::count(refused as u64, "connection")
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(url: &str) -> Result<String, DenialReason> {
+        target(url).map(|target| format!("{} {}", target.host, target.port))
+    }
+
+    #[test]
+    fn a_url_is_read_as_clients_read_it() {
+        for (url, expected) in [
+            ("https://Example.org/path?x#y", "example.org 443"),
+            ("http://example.org", "example.org 80"),
+            ("https://me:word@example.org:8443/", "example.org 8443"),
+            ("https://good.test@evil.test/", "evil.test 443"),
+            ("example.org", "example.org 443"),
+            ("example.org:22", "example.org 22"),
+            ("ssh://git@example.org/x", "example.org 22"),
+            ("http://[2001:db8::1]:8080/", "[2001:db8::1] 8080"),
+        ] {
+            assert_eq!(place(url).as_deref(), Ok(expected), "{url}");
+        }
+        assert_eq!(place("foo://example.org"), Err(DenialReason::Port));
+        for url in [
+            "https://",
+            "https://exa mple.org",
+            "https://0x7f.1/",
+            "me@example.org",
+            "",
+        ] {
+            assert_eq!(place(url), Err(DenialReason::BadHostname), "{url}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What the operator's configuration and the known registries decide about tasks.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use forge_config::{Configuration, Group, SecretValue};
+use forge_core::{EgressPolicy, Failure, NetworkLevel, PhaseName, Reason, Task};
+use forge_orchestrator::Operator;
+use forge_registries::{
+    HostClients, HostResolver, HttpFetch, PolicyError, Refresh, RegistryBook, client_environment,
+    groups_for, language_of, policy_for, up_to_date,
+};
+use jiff::Timestamp;
+
+use crate::error::CliError;
+use crate::provider::EngineSettings;
+use crate::session::Session;
+use crate::settings;
+use crate::style::Style;
+
+/// A configuration with what is known of the registries that some tasks need.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    configuration: Configuration,
+    book: RegistryBook,
+    /// Where sandboxes find the operator's certificate authorities, when there are any.
+    certificates: Option<&'static str>,
+    variable: fn(&str) -> Option<OsString>,
+}
+
+impl Rules {
+    /// Reads the configuration's and the registries' part. Registries are found out only when some
+    /// of `tasks` may reach one.
+    pub(crate) async fn for_tasks<'t>(
+        session: &Session,
+        configuration: Configuration,
+        tasks: impl Iterator<Item = &'t Task>,
+    ) -> Result<Self, CliError> {
+        let mut groups: Vec<Group> = tasks
+            .filter(|task| has_network(task))
+            .flat_map(|task| groups_for(language_of(&task.image)).iter().copied())
+            .filter(|group| configuration.registries.is_enabled(*group))
+            .collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let refresh = Refresh {
+            folder: session.state_folder()?,
+            configuration: &configuration,
+            groups: &groups,
+            force: false,
+            now: Timestamp::now(),
+        };
+        let fetch = |bundle: Option<PathBuf>| HttpFetch::new(bundle.as_deref());
+        let refreshed = up_to_date(refresh, &HostClients, &HostResolver, fetch).await?;
+        for (group, error) in &refreshed.failed {
+            let text = format!(
+                "the registry of {group} is not known: {}",
+                forge_orchestrator::failure::chain(error)
+            );
+            session.printer.remark(Style::Warning, "warning", &text);
+        }
+        let rules = Self {
+            configuration,
+            book: refreshed.book,
+            certificates: None,
+            variable: settings::secret,
+        };
+        Ok(Self {
+            certificates: rules
+                .certificate_file()
+                .map(|_| forge_wire::CERTIFICATES_PATH),
+            ..rules
+        })
+    }
+
+    /// The file with the certificate authorities for clients in sandboxes.
+    fn certificate_file(&self) -> Option<PathBuf> {
+        let found = || {
+            self.book
+                .ca_bundle
+                .as_ref()
+                .map(|bundle| bundle.path.clone())
+        };
+        self.configuration.network.ca_bundle.clone().or_else(found)
+    }
+
+    /// What all of this means for the engine.
+    pub(crate) fn engine_settings(&self) -> EngineSettings {
+        EngineSettings {
+            certificates: self.certificate_file(),
+            cargo_config: forge_registries::cargo_config(&self.book),
+            ..engine_settings(&self.configuration)
+        }
+    }
+}
+
+/// What the configuration alone says about engines.
+pub(crate) fn engine_settings(configuration: &Configuration) -> EngineSettings {
+    EngineSettings {
+        disk: configuration.disk.clone(),
+        denied: configuration.network.denied.clone(),
+        ..EngineSettings::default()
+    }
+}
+
+/// Whether a phase that the task has may reach anything.
+fn has_network(task: &Task) -> bool {
+    PhaseName::ALL
+        .into_iter()
+        .filter(|phase| *phase != PhaseName::Setup || task.setup.is_some())
+        .any(|phase| task.network.level(phase) != NetworkLevel::Isolated)
+}
+
+impl Operator for Rules {
+    fn permit(&self, task: &Task) -> Result<(), Failure> {
+        let images = &self.configuration.images;
+        let reference = task.image.reference();
+        let refuse = |message: String| Err(Failure::new(Reason::NotPermitted, message));
+        if !images.allows(reference) {
+            return refuse(format!(
+                "the operator's images.allow has no pattern for image {reference}"
+            ));
+        }
+        if images.require_digest && !reference.contains("@sha256:") {
+            return refuse(format!(
+                "the operator requires images by digest, and {reference} has none: write \
+                 NAME@sha256:…"
+            ));
+        }
+        Ok(())
+    }
+
+    fn egress(&self, task: &Task, phase: PhaseName) -> Result<EgressPolicy, Failure> {
+        let policy = policy_for(
+            task.network.level(phase),
+            language_of(&task.image),
+            &task.network.allow,
+            &self.book,
+            &self.configuration.network,
+        );
+        policy.map_err(|error| {
+            let reason = match error {
+                PolicyError::AboveCeiling { .. } => Reason::NotPermitted,
+                PolicyError::NoRegistry { .. } => Reason::NetworkPolicyUnavailable,
+            };
+            Failure::new(reason, format!("{phase}: {error}; {}", error.hint()))
+        })
+    }
+
+    fn environment(&self, level: NetworkLevel) -> Vec<(String, String)> {
+        match level {
+            NetworkLevel::Isolated => Vec::new(),
+            _ => client_environment(&self.book, self.certificates),
+        }
+    }
+
+    fn secret(&self, name: &str) -> Result<SecretValue, Failure> {
+        let value = self.configuration.secret(name, self.variable);
+        value.map_err(|error| {
+            let message = forge_orchestrator::failure::chain(&error);
+            let message = match error.hint() {
+                Some(hint) => format!("{message}; {hint}"),
+                None => message,
+            };
+            Failure::new(Reason::SecretUnavailable, message)
+        })
+    }
+
+    fn runtime(&self) -> Option<String> {
+        self.configuration.hardening.runtime.clone()
+    }
+}
