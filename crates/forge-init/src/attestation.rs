@@ -1,5 +1,8 @@
 //! What PID 1 sees of its confinement, gathered once, before it listens.
 
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, UdpSocket};
+
 use forge_wire::message::Attested;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -35,6 +38,10 @@ pub(crate) fn gather(seccomp_mode: u32) -> Attested {
             .is_some_and(|mount| !mount.is_writable()),
         writable_mounts: writable_mounts(&mounts),
         vsock_refused: vsock_is_refused(),
+        metadata_unreachable: metadata_is_unreachable(),
+        // Set when the settings come.
+        network_served: false,
+        network_failure: None,
         kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
         own_threads: own_threads(&status),
     }
@@ -105,6 +112,16 @@ fn vsock_is_refused() -> bool {
         None,
     )
     .is_err()
+}
+
+/// Whether the kernel knows no way to the address at which clouds tell a machine its secrets.
+/// Nothing is sent: a datagram's socket is only told where it would send to.
+fn metadata_is_unreachable() -> bool {
+    const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).is_ok_and(|socket| {
+        let connected = socket.connect(METADATA);
+        connected.is_err_and(|error| error.kind() == ErrorKind::NetworkUnreachable)
+    })
 }
 
 #[cfg(test)]

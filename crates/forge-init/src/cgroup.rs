@@ -133,8 +133,8 @@ impl Counters {
             || (self.pids_peak.is_none() && self.pids_now.is_some())
     }
 
-    /// Everything used so far; `disk_peak` comes from elsewhere.
-    pub(crate) fn usage(&mut self, disk_peak: u64) -> Usage {
+    /// Everything used so far; what is about the disk comes from elsewhere.
+    pub(crate) fn usage(&mut self, disk_peak: u64, disk_full: bool) -> Usage {
         self.sample();
         let incidents = self.incidents();
         let memory_peak = read(self.memory_peak.as_ref()).max(self.sampled_memory);
@@ -146,6 +146,7 @@ impl Counters {
             oom_kills: incidents.oom_kills,
             pids_refused: incidents.pids_refused,
             disk_peak,
+            disk_full,
         }
     }
 }

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::connection::{Closed, Connection, HIGH_WATER};
 use crate::event_loop::EventLoop;
 use crate::gate::Verdict;
+use crate::network::describe;
 
 /// Connections that have proved nothing yet.
 const MAX_STRANGERS: usize = 8;
@@ -162,6 +163,11 @@ impl EventLoop {
         let longest = Duration::from_secs(366 * 24 * 3600);
         self.ends_at = now + lifetime.min(longest);
         self.disk.watch(settings.clone());
+        if let Some(network) = &settings.network {
+            let served = self.network.serve(network);
+            self.attestation.network_served = served.is_ok();
+            self.attestation.network_failure = served.err().map(|error| describe(&error));
+        }
     }
 
     /// Forgets the client and what only it waits for.

@@ -1,22 +1,31 @@
 //! The thread that watches how large the workspace grows.
 //!
-//! What it cannot see: files below folders that the task closed to its own user, files that are
-//! deleted but still open, and what lies deeper than [`MAX_DEPTH`]. A workspace on a file system of
-//! its own is watched exactly all the same, because a full file system counts as a full workspace.
+//! A workspace that is a file system of its own, made for the limit, needs no watching: the kernel
+//! counts, and refuses more with an error that is the task's own affair. Whether that happened is
+//! remembered where it is seen, each second and whenever a program ends.
+//!
+//! Anywhere else files are counted, and too many bytes end everything. What that cannot see: files
+//! below folders that the task closed to its own user, files that are deleted but still open, and
+//! what lies deeper than [`MAX_DEPTH`]. There, a full file system counts as a full workspace.
+//!
+//! What is written outside of the workspace, where it can be, is watched as well: see
+//! [`crate::root_watch`].
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use forge_wire::message::Settings;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, SFlag, fstat, fstatat};
-use nix::sys::statvfs::fstatvfs;
+use nix::sys::statvfs::{Statvfs, fstatvfs};
 
-use crate::beneath::{Listing, MAX_DEPTH};
+use crate::beneath::{Listing, MAX_DEPTH, open_folder};
 use crate::kernel::send_signal;
+use crate::mounts;
+use crate::root_watch::RootWatch;
 use crate::wake::{Wake, lock};
 
 /// Shortest pause between two looks.
@@ -29,15 +38,33 @@ const SHARE: u32 = 20;
 pub(crate) const OUTPUT: &[u8] = b"output";
 /// Unit of `st_blocks`.
 const BLOCK: u64 = 512;
+/// A file system with less room than this is as good as full: what is written next does not fit.
+const FULL: u64 = 64 * 1024;
+/// Bytes by which a file system made for a limit may be larger than the limit.
+const SLACK: u64 = 64 * 1024 * 1024;
 
 /// What the thread has seen.
 #[derive(Debug, Default)]
 pub(crate) struct DiskWatch {
     settings: Mutex<Option<Settings>>,
     begin: Condvar,
+    places: OnceLock<Vec<Place>>,
     peak: AtomicU64,
     full: AtomicBool,
+    had_no_room: AtomicBool,
     touched: AtomicBool,
+}
+
+/// The workspace, or its output where that is a volume of its own.
+#[derive(Debug)]
+struct Place {
+    path: Vec<u8>,
+    folder: OwnedFd,
+    /// It is a file system of its own about as large as the limit, so the kernel both counts what is
+    /// used and refuses more. Else files are counted, and a full file system is somebody else's too.
+    is_sized: bool,
+    /// One that never had room is not one that the task filled.
+    had_room: bool,
 }
 
 impl DiskWatch {
@@ -54,6 +81,7 @@ impl DiskWatch {
 
     /// Begins to watch.
     pub(crate) fn watch(&self, settings: Settings) {
+        drop(self.places.set(places(&settings)));
         *lock(&self.settings) = Some(settings);
         self.begin.notify_one();
     }
@@ -68,6 +96,24 @@ impl DiskWatch {
         self.full.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether there ever was no room left for bytes or for files, now included.
+    pub(crate) fn had_no_room(&self) -> bool {
+        self.look_for_room();
+        self.had_no_room.load(Ordering::Relaxed)
+    }
+
+    /// Remembers what the kernel counts, and whether there is room now; costs a few microseconds.
+    pub(crate) fn look_for_room(&self) {
+        self.peak.fetch_max(self.used_of_sized(), Ordering::Relaxed);
+        let places = self.places.get().into_iter().flatten();
+        if places
+            .filter(|place| place.had_room)
+            .any(|place| !place.has_room())
+        {
+            self.had_no_room.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Notes that PID 1 itself puts something into the workspace.
     pub(crate) fn touch(&self) {
         self.touched.store(true, Ordering::Relaxed);
@@ -75,7 +121,7 @@ impl DiskWatch {
 
     fn run(&self, wake: &Wake) {
         let settings = self.wait_for_settings();
-        let mut had_room = false;
+        let mut root = RootWatch::begin();
         let mut was_idle = false;
         loop {
             // Where no process is and was, nothing changes: waiting sandboxes should cost nothing.
@@ -87,18 +133,35 @@ impl DiskWatch {
             }
             was_idle = is_idle;
             let begin = Instant::now();
-            if let Some(seen) = look(settings.workspace.as_bytes(), settings.disk_limit) {
-                self.peak.fetch_max(seen.used, Ordering::Relaxed);
-                // A file system that never had room is not one that the task filled.
-                let filled = had_room && !seen.has_room;
-                had_room |= seen.has_room;
-                if seen.used > settings.disk_limit || filled {
-                    self.full.store(true, Ordering::Relaxed);
-                    wake.ring();
-                }
+            let limit = settings.disk_limit;
+            let outgrew = root.as_mut().is_some_and(|root| root.outgrew(limit));
+            if self.look(limit) || outgrew {
+                self.full.store(true, Ordering::Relaxed);
+                wake.ring();
             }
             std::thread::sleep((begin.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE));
         }
+    }
+
+    /// Whether files take up more than `limit`, or filled a file system that is not the task's own.
+    fn look(&self, limit: u64) -> bool {
+        self.look_for_room();
+        let (mut counted, mut filled) = (0_u64, false);
+        let places = self.places.get().into_iter().flatten();
+        for place in places.filter(|place| !place.is_sized) {
+            let left = limit.saturating_sub(counted);
+            counted = counted.saturating_add(count(&place.path, left).unwrap_or(0));
+            filled |= place.had_room && !place.has_room();
+        }
+        let used = self.used_of_sized().saturating_add(counted);
+        self.peak.fetch_max(used, Ordering::Relaxed);
+        counted > limit || filled
+    }
+
+    fn used_of_sized(&self) -> u64 {
+        let places = self.places.get().into_iter().flatten();
+        let sized = places.filter(|place| place.is_sized);
+        sized.map(Place::used).fold(0, u64::saturating_add)
     }
 
     fn wait_for_settings(&self) -> Settings {
@@ -115,22 +178,67 @@ impl DiskWatch {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Seen {
-    used: u64,
-    has_room: bool,
+impl Place {
+    fn open(path: Vec<u8>, limit: u64, mounts: &[mounts::Mount]) -> Option<Self> {
+        let folder = open_folder(&path).ok()?;
+        let room = fstatvfs(&folder).ok()?;
+        // Of a mounted folder of a larger file system, nothing is known from the whole.
+        let is_whole = mounts
+            .iter()
+            .rfind(|mount| mount.point.as_bytes() == path)
+            .is_some_and(|mount| mount.root == "/");
+        let size = widen(room.blocks()).saturating_mul(widen(room.fragment_size()));
+        let most = limit.saturating_add(limit / 4).saturating_add(SLACK);
+        Some(Self {
+            path,
+            folder,
+            is_sized: is_whole && size <= most,
+            had_room: has_room(&room),
+        })
+    }
+
+    fn has_room(&self) -> bool {
+        fstatvfs(&self.folder).is_ok_and(|room| has_room(&room))
+    }
+
+    fn used(&self) -> u64 {
+        fstatvfs(&self.folder).map_or(0, |room| {
+            let blocks = widen(room.blocks()).saturating_sub(widen(room.blocks_free()));
+            blocks.saturating_mul(widen(room.fragment_size()))
+        })
+    }
 }
 
-/// Adds up the workspace, as far as needed to see that it is past `limit`; none when it cannot be
-/// opened.
-fn look(workspace: &[u8], limit: u64) -> Option<Seen> {
-    let top = Listing::open_absolute(workspace).ok()?;
+/// The workspace and, where it is on another device, its output.
+fn places(settings: &Settings) -> Vec<Place> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mounts::parse(&mounts);
+    let open = |path| Place::open(path, settings.disk_limit, &mounts);
+    let Some(workspace) = open(settings.workspace.as_bytes().to_vec()) else {
+        return Vec::new();
+    };
+    let output = [
+        settings.workspace.trim_end_matches('/').as_bytes(),
+        b"/",
+        OUTPUT,
+    ]
+    .concat();
+    let device = |place: &Place| fstat(&place.folder).map(|found| found.st_dev).ok();
+    let output = open(output).filter(|output| device(output) != device(&workspace));
+    std::iter::once(workspace).chain(output).collect()
+}
+
+/// Whether something more can be written. Some file systems have no count of files.
+fn has_room(room: &Statvfs) -> bool {
+    let bytes = widen(room.blocks_available()).saturating_mul(widen(room.fragment_size()));
+    bytes >= FULL && (room.files() == 0 || room.files_available() > 0)
+}
+
+/// Adds up a folder of one device, as far as needed to see that it is past `limit`; none when it
+/// cannot be opened.
+fn count(path: &[u8], limit: u64) -> Option<u64> {
+    let top = Listing::open_absolute(path).ok()?;
     let found = fstat(&top).ok()?;
-    let output = fstatat(&top, OUTPUT, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .ok()
-        .filter(is_folder)
-        .map(|output| output.st_dev);
-    let has_room = fstatvfs(&top).is_ok_and(|room| room.blocks_available() > 0);
     let own = found.st_dev;
     let mut used = allocated(&found);
     let mut levels = vec![top];
@@ -148,10 +256,7 @@ fn look(workspace: &[u8], limit: u64) -> Option<Seen> {
         let Ok(found) = fstatat(listing.as_fd(), entry.name.as_slice(), flags) else {
             continue;
         };
-        let is_output = levels.len() == 1 && entry.name == OUTPUT;
-        let counts =
-            found.st_dev == own || output == Some(found.st_dev) && (is_output || levels.len() > 1);
-        if !counts {
+        if found.st_dev != own {
             continue;
         }
         used += allocated(&found);
@@ -166,12 +271,12 @@ fn look(workspace: &[u8], limit: u64) -> Option<Seen> {
             .and_then(|listing| Listing::open(listing.as_fd(), &entry.name).ok());
         levels.extend(below);
     }
-    Some(Seen { used, has_room })
+    Some(used)
 }
 
 /// What a file takes up. A file of several names counts in parts, so that the names together count
 /// it once, without a list of all such files in memory.
-fn allocated(found: &FileStat) -> u64 {
+pub(crate) fn allocated(found: &FileStat) -> u64 {
     // An empty file takes an inode at least.
     let bytes = u64::try_from(found.st_blocks).unwrap_or(0).max(1) * BLOCK;
     if is_folder(found) {
@@ -180,12 +285,13 @@ fn allocated(found: &FileStat) -> u64 {
     bytes.div_ceil(widen(found.st_nlink).max(1))
 }
 
-/// Counts of links differ in width between machines.
-fn widen(count: impl Into<u64>) -> u64 {
+/// Counts of files and blocks differ in width between machines.
+pub(crate) fn widen(count: impl Into<u64>) -> u64 {
     count.into()
 }
 
-fn is_folder(found: &FileStat) -> bool {
+/// Whether it is a folder.
+pub(crate) fn is_folder(found: &FileStat) -> bool {
     found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
 }
 
@@ -196,7 +302,7 @@ mod tests {
     use std::path::Path;
 
     fn used(folder: &Path) -> u64 {
-        look(folder.as_os_str().as_bytes(), u64::MAX).unwrap().used
+        count(folder.as_os_str().as_bytes(), u64::MAX).unwrap()
     }
 
     #[test]
@@ -217,6 +323,6 @@ mod tests {
 
     #[test]
     fn a_workspace_that_is_not_there_is_no_news() {
-        assert_eq!(look(b"/nonexistent/workspace", 1), None);
+        assert_eq!(count(b"/nonexistent/workspace", 1), None);
     }
 }

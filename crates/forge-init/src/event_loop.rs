@@ -5,8 +5,8 @@
 //!
 //! Worst-case memory, reached only by a client and a task that do their worst: 64 programs with
 //! 1 MiB of output, 4 MiB of runs and 1 MiB of input each; 32 MiB of remembered output; 32
-//! transfers of 1 MiB; 3 MiB for the client's connection; 16 KiB for each of 8 other connections.
-//! A sandbox at rest needs less than 2 MiB.
+//! transfers of 1 MiB; 3 MiB for the client's connection; 16 KiB for each of 8 other connections;
+//! 20 MiB for the network's thread. A sandbox at rest needs less than 2 MiB.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -27,6 +27,7 @@ use crate::exec::Need;
 use crate::execs::Execs;
 use crate::gate::Gate;
 use crate::kernel::{Reaped, kill_quietly, reap_one};
+use crate::network::Network;
 use crate::processes::KillRun;
 use crate::spawn::Spawner;
 use crate::transfers::Transfers;
@@ -34,7 +35,7 @@ use crate::wake::Wake;
 
 /// Ended children that are collected in one round.
 const MAX_REAPED: usize = 1024;
-/// How often counters without a peak of their own are looked at.
+/// How often counters without a peak of their own are looked at, and what root may change.
 const SAMPLE: Duration = Duration::from_secs(1);
 /// Pause between two passes of an end of all processes.
 const KILL_PAUSE: Duration = Duration::from_millis(1);
@@ -61,6 +62,7 @@ pub(crate) struct EventLoop {
     pub(crate) counters: Counters,
     pub(crate) transfers: Arc<Transfers>,
     pub(crate) disk: Arc<DiskWatch>,
+    pub(crate) network: Arc<Network>,
     pub(crate) attestation: Attested,
     pub(crate) wake: Wake,
     pub(crate) signals: SignalFd,
@@ -203,7 +205,8 @@ impl EventLoop {
         if self.more_to_reap {
             return PollTimeout::ZERO;
         }
-        let sample = self.counters.needs_samples() && self.execs.running() > 0;
+        let sample = self.counters.needs_samples() || self.spawner.must_guard_score();
+        let sample = sample && self.execs.running() > 0;
         let next = [
             Some(self.ends_at),
             self.execs.next_time(),
@@ -247,6 +250,7 @@ impl EventLoop {
             };
             let started = exec.check_outcome();
             exec.ended(end, now);
+            self.disk.look_for_room();
             if let Some(started) = started.filter(|_| exec.attached) {
                 self.tell(&started);
             }
@@ -294,9 +298,10 @@ impl EventLoop {
         if now >= self.ends_at {
             self.over = Some(Over::Lifetime);
         }
-        if self.counters.needs_samples() && now >= self.next_sample {
+        if now >= self.next_sample {
             self.next_sample = now + SAMPLE;
-            if self.execs.running() > 0 {
+            self.spawner.guard_score();
+            if self.counters.needs_samples() && self.execs.running() > 0 {
                 self.counters.sample();
             }
         }

@@ -1,4 +1,4 @@
-//! The thread that unpacks, packs and removes, one job at a time in the order of the requests.
+//! The thread that unpacks, packs, removes and gives away, one job at a time in the order of the requests.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use forge_wire::MAX_DATA;
 use forge_wire::message::{Event, TransferError, TransferSummary};
 
 use crate::failure::Failure;
+use crate::hand_over::hand_over;
 use crate::pack::{Sink, pack};
 use crate::remove::remove;
 use crate::rights;
@@ -78,6 +79,18 @@ fn run(transfers: &Transfers, job: Job) {
         } => {
             let error = remove(&workspace, &path).err();
             transfers.answer(Event::Removed {
+                request,
+                error: error.map(|failure| failure.message),
+            });
+        }
+        Job::HandOver {
+            request,
+            workspace,
+            path,
+            heir,
+        } => {
+            let error = hand_over(&workspace, &path, heir).err();
+            transfers.answer(Event::HandedOver {
                 request,
                 error: error.map(|failure| failure.message),
             });

@@ -82,6 +82,7 @@ mod tests {
                 workspace: "/workspace".into(),
                 disk_limit: 1,
                 lifetime_seconds: 60,
+                network: None,
             },
         }
     }

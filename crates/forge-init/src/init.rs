@@ -21,6 +21,7 @@ use crate::execs::Execs;
 use crate::file_worker;
 use crate::gate::Gate;
 use crate::listeners;
+use crate::network::Network;
 use crate::seccomp;
 use crate::spawn::Spawner;
 use crate::transfers::Transfers;
@@ -50,6 +51,7 @@ pub(crate) fn run() -> io::Result<Over> {
     // Started now, because later the task may have used up all the processes that are allowed.
     file_worker::start(Arc::clone(&transfers))?;
     let disk = DiskWatch::start(wake.clone())?;
+    let network = Network::start()?;
     let attestation = attestation::gather(seccomp_mode);
     let now = Instant::now();
     let event_loop = EventLoop {
@@ -59,6 +61,7 @@ pub(crate) fn run() -> io::Result<Over> {
         counters: Counters::open(attestation.own_threads),
         transfers,
         disk,
+        network,
         attestation,
         wake,
         signals,

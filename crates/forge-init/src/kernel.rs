@@ -61,6 +61,25 @@ pub(crate) fn kill_quietly(pid: i32) {
     let _gone = send_signal(pid, libc::SIGKILL);
 }
 
+/// Does something with another real user id, which lets a process with few capabilities signal the
+/// processes of that user as well as its own. Only for this thread; the effective user stays.
+pub(crate) fn with_real_user<T>(uid: u32, act: impl FnOnce() -> T) -> Result<T, Errno> {
+    let own = nix::unistd::getuid().as_raw();
+    set_real_user(uid)?;
+    let result = act();
+    // The effective user id is this one, so going back to it is always allowed.
+    set_real_user(own)?;
+    Ok(result)
+}
+
+fn set_real_user(uid: u32) -> Result<(), Errno> {
+    const AS_IT_IS: libc::uid_t = libc::uid_t::MAX;
+    // The C library's function would change every thread.
+    // SAFETY: setresuid takes three integers and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_setresuid, uid, AS_IT_IS, AS_IT_IS) };
+    Errno::result(result).map(drop)
+}
+
 /// Sends a signal by its number, real-time signals included; `pid` as in kill(2).
 pub(crate) fn send_signal(pid: i32, signal: i32) -> Result<(), Errno> {
     // SAFETY: kill takes two integers and touches no memory of ours.

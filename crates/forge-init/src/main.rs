@@ -22,22 +22,26 @@ mod execs;
 mod failure;
 mod file_worker;
 mod gate;
+mod hand_over;
 mod init;
 mod input_buffer;
 mod kernel;
 mod listeners;
 mod mounts;
 mod names;
+mod network;
 mod output_buffer;
 mod pack;
 mod processes;
 mod remove;
 mod requests;
 mod rights;
+mod root_watch;
 mod seccomp;
 mod spawn;
 mod transfers;
 mod unpack;
+mod volume;
 mod wake;
 
 use std::io::{self, Write};
@@ -47,7 +51,7 @@ use crate::event_loop::Over;
 
 /// Exit code when the lifetime has passed, as timeout(1) has it.
 const LIFETIME_PASSED: u8 = 124;
-const USAGE: &str = "usage: forge-init init | bridge | version";
+const USAGE: &str = "usage: forge-init init | bridge | version | volume ...";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -59,6 +63,10 @@ fn main() -> ExitCode {
         }),
         (Some("bridge"), None) => bridge().map(|()| ExitCode::SUCCESS),
         (Some("version"), None) => version().map(|()| ExitCode::SUCCESS),
+        (Some("volume"), Some(first)) => {
+            let arguments: Vec<String> = std::iter::once(first).chain(arguments).collect();
+            volume::run(&arguments).map(|()| ExitCode::SUCCESS)
+        }
         _ => Err(io::Error::other(USAGE)),
     };
     result.unwrap_or_else(|error| {

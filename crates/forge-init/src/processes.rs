@@ -11,16 +11,20 @@
 //! out of ours: it is not counted, because no process of the task can have another user or a parent
 //! outside of the sandbox.
 //!
+//! Where PID 1 is root, the task may have become any user, while PID 1 may not signal every user.
+//! It may become any as well, and does so for the moment of the signal, on its own thread.
+//!
 //! With a process to spare, the others are ended one by one, in passes. A fork bomb may outrun
 //! that; after [`MAX_PASSES`] passes everything ends in one step, the bridge too, and the client
 //! connects anew.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc::SIGKILL;
 
-use crate::kernel::{kill_quietly, send_signal};
+use crate::kernel::{kill_quietly, send_signal, with_real_user};
 
 /// How long the end of all processes is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -72,6 +76,7 @@ impl KillRun {
         if send_signal(-1, SIGKILL) == Err(Errno::ESRCH) {
             return Some(0);
         }
+        kill_other_users();
         let late = now.duration_since(self.begun) >= PATIENCE;
         if !late && self.passes < PATIENT_PASSES {
             return None;
@@ -91,7 +96,7 @@ impl KillRun {
                     // It has another user: the one step for all passes it by.
                     kill_quietly(-1);
                 } else {
-                    found.into_iter().for_each(kill_quietly);
+                    found.into_iter().for_each(kill_whosoever);
                 }
             }
             // Without a list there is no way to spare anybody.
@@ -99,6 +104,46 @@ impl KillRun {
         }
         (self.quiet >= QUIET_PASSES).then_some(0)
     }
+}
+
+/// Ends the processes of other users that PID 1 may not signal as it is: where it is root, it has
+/// the right to become anybody, as the task's programs have, but none to signal everybody.
+fn kill_other_users() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let found = living(&[]).into_iter().flatten();
+    let users: BTreeSet<u32> = found.filter_map(unreachable_user).collect();
+    for user in users {
+        // Whoever may not become anybody reports who is left over.
+        let _refused = with_real_user(user, || kill_quietly(-1));
+    }
+}
+
+/// Ends a process, also one of another user.
+fn kill_whosoever(pid: i32) {
+    match unreachable_user(pid) {
+        Some(user) => drop(with_real_user(user, || kill_quietly(pid))),
+        None => kill_quietly(pid),
+    }
+}
+
+/// The user of a process that PID 1 may not signal as it is.
+fn unreachable_user(pid: i32) -> Option<u32> {
+    if send_signal(pid, 0) != Err(Errno::EPERM) {
+        return None;
+    }
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    real_user(&status)
+}
+
+fn real_user(status: &[u8]) -> Option<u32> {
+    // The process's own name is in the first line, with its line breaks escaped.
+    let line = status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Uid:\t"))?;
+    let first = line.split(|byte| *byte == b'\t').next()?;
+    std::str::from_utf8(first).ok()?.parse().ok()
 }
 
 /// Processes of the sandbox that are not dead, without PID 1 and `spared`.
@@ -193,6 +238,13 @@ mod tests {
         };
         assert!(!stat(1).lives());
         assert!(stat(2).lives());
+    }
+
+    #[test]
+    fn the_real_user_is_the_first_of_four() {
+        let status = b"Name:\tUid:\\n\nUmask:\t0022\nUid:\t42\t0\t0\t0\nGid:\t1\t1\t1\t1\n";
+        assert_eq!(real_user(status), Some(42));
+        assert_eq!(real_user(b"Name:\tx\n"), None);
     }
 
     #[test]

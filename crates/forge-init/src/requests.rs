@@ -11,6 +11,7 @@ use crate::connection::Closed;
 use crate::event_loop::{EventLoop, Over};
 use crate::exec::Exec;
 use crate::execs::MAX_RUNNING;
+use crate::hand_over::Heir;
 use crate::transfers::Job;
 
 impl EventLoop {
@@ -71,47 +72,21 @@ impl EventLoop {
             }
             Request::Resume { exec, offset } => self.resume(exec, offset),
             Request::Forget { exec } => self.execs.forget(exec),
-            Request::Put {
-                transfer,
-                directory,
-                limits,
-            } => {
-                return self.begin(Job::Put {
-                    transfer,
-                    workspace: self.workspace(),
-                    directory,
-                    limits,
-                });
-            }
             Request::PutEnd { transfer } => self.transfers.end_upload(transfer),
-            Request::Get {
-                transfer,
-                path,
-                limits,
-            } => {
-                return self.begin(Job::Get {
-                    transfer,
-                    workspace: self.workspace(),
-                    path,
-                    limits,
-                });
-            }
             Request::TransferTaken { transfer, offset } => self.transfers.taken(transfer, offset),
             Request::TransferCancel { transfer } => self.transfers.cancel(transfer),
-            Request::Remove { request, path } => {
-                return self.begin(Job::Remove {
-                    request,
-                    workspace: self.workspace(),
-                    path,
-                });
-            }
             Request::KillAll { request } => self.begin_kill(Ending::Killed, Some(request)),
             Request::Usage { request } => {
-                let usage = self.counters.usage(self.disk.peak());
+                let (peak, is_full) = (self.disk.peak(), self.disk.had_no_room());
+                let usage = self.counters.usage(peak, is_full);
                 self.tell(&Event::Usage { request, usage });
             }
             Request::Ping { request } => self.tell(&Event::Pong { request }),
             Request::Shutdown => self.over = Some(Over::Asked),
+            Request::Put { .. }
+            | Request::Get { .. }
+            | Request::Remove { .. }
+            | Request::HandOver { .. } => return self.begin_job(request),
         }
         Ok(())
     }
@@ -121,7 +96,48 @@ impl EventLoop {
         settings.map_or_else(String::new, |settings| settings.workspace.clone())
     }
 
-    fn begin(&self, job: Job) -> Result<(), Closed> {
+    /// Gives the file thread something to do.
+    fn begin_job(&self, request: Request) -> Result<(), Closed> {
+        let workspace = self.workspace();
+        let job = match request {
+            Request::Put {
+                transfer,
+                directory,
+                limits,
+            } => Job::Put {
+                transfer,
+                workspace,
+                directory,
+                limits,
+            },
+            Request::Get {
+                transfer,
+                path,
+                limits,
+            } => Job::Get {
+                transfer,
+                workspace,
+                path,
+                limits,
+            },
+            Request::Remove { request, path } => Job::Remove {
+                request,
+                workspace,
+                path,
+            },
+            Request::HandOver {
+                request,
+                path,
+                uid,
+                gid,
+            } => Job::HandOver {
+                request,
+                workspace,
+                path,
+                heir: Heir { uid, gid },
+            },
+            _ => return Err(Closed),
+        };
         self.transfers.begin(job).map_err(|_| Closed)
     }
 

@@ -17,8 +17,8 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-/// Thread ids of PID 1: its own, and its two helpers', which are started first.
-const OWN_THREADS: u64 = 3;
+/// Thread ids of PID 1: its own, and its three helpers', which are started first.
+const OWN_THREADS: u64 = 4;
 /// Sockets to the hypervisor and to the kernel's cipher interface.
 const FAMILIES: [libc::c_int; 2] = [libc::AF_VSOCK, libc::AF_ALG];
 /// `ioprio_set` for a process, a group, or all of a user (include/linux/ioprio.h).

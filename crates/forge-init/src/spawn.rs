@@ -73,6 +73,18 @@ impl Spawner {
         })
     }
 
+    /// Whether programs could change PID 1's score: they can where they are root.
+    pub(crate) fn must_guard_score(&self) -> bool {
+        self.score.is_some() && nix::unistd::geteuid().is_root()
+    }
+
+    /// Puts PID 1's score right, which a program may have made worse to let the kernel end PID 1.
+    pub(crate) fn guard_score(&self) {
+        if let Some(score) = self.score.as_ref().filter(|_| self.must_guard_score()) {
+            score.set(&score.own);
+        }
+    }
+
     /// Starts a program in a session of its own; fails with the kernel's error number.
     pub(crate) fn spawn(&self, command: &Command) -> Result<Spawned, Errno> {
         let image = Image::prepare(command)?;

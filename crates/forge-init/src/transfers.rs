@@ -11,9 +11,10 @@ use forge_wire::frame::{Lane, encode_data};
 use forge_wire::message::{Event, TransferLimits};
 use forge_wire::{FrameError, WINDOW};
 
+use crate::hand_over::Heir;
 use crate::wake::{Wake, lock};
 
-/// Transfers and removals under way or waiting.
+/// Transfers, removals and the like under way or waiting.
 const MAX_JOBS: usize = 32;
 /// Pieces of an upload shorter than this are put together.
 const SHORT_PIECE: usize = 64 * 1024;
@@ -38,6 +39,12 @@ pub(crate) enum Job {
         workspace: String,
         path: String,
     },
+    HandOver {
+        request: u64,
+        workspace: String,
+        path: String,
+        heir: Heir,
+    },
 }
 
 /// The client broke the rules of a transfer; its connection is of no further use.
@@ -50,7 +57,8 @@ impl Job {
         match self {
             Self::Put { workspace, .. }
             | Self::Get { workspace, .. }
-            | Self::Remove { workspace, .. } => workspace,
+            | Self::Remove { workspace, .. }
+            | Self::HandOver { workspace, .. } => workspace,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The real binary as PID 1 of real namespaces.
 //!
-//! Needs root (or what else lets `unshare` make namespaces) and util-linux, but no engine.
+//! Needs root (or what else lets `unshare` make namespaces) and util-linux and
+//! iproute2, but no engine.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -15,9 +16,15 @@
 #[path = "sandbox/channel.rs"]
 mod channel;
 mod client;
+#[path = "sandbox/disk.rs"]
+mod disk;
 #[path = "sandbox/ending.rs"]
 mod ending;
 #[path = "sandbox/files.rs"]
 mod files;
+#[path = "sandbox/network.rs"]
+mod network;
 #[path = "sandbox/programs.rs"]
 mod programs;
+#[path = "sandbox/setup.rs"]
+mod setup;

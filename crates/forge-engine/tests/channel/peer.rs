@@ -66,6 +66,7 @@ pub(crate) fn settings() -> Settings {
         workspace: "/workspace".to_owned(),
         disk_limit: 1,
         lifetime_seconds: 1,
+        network: None,
     }
 }
 

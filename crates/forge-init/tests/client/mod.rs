@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use forge_wire::frame::{Lane, decode_message, encode_data, encode_message};
 use forge_wire::handshake::End;
-use forge_wire::message::{Attested, Command, Report, Settings, TransferLimits};
+use forge_wire::message::{Attested, Command, Report, Settings, TransferLimits, Usage};
 use forge_wire::{Data, Event, Frame, FrameDecoder, Nonce, Proof, Request, Secret, WINDOW};
 
 pub use sandbox::{Sandbox, wait_until};
@@ -294,6 +294,29 @@ impl Client {
         })
     }
 
+    pub fn hand_over(&mut self, path: &str, uid: u32, gid: u32) -> Option<String> {
+        let request = self.id();
+        self.send(&Request::HandOver {
+            request,
+            path: path.to_owned(),
+            uid,
+            gid,
+        });
+        self.wait_for(|event| match event {
+            Event::HandedOver { request: id, error } if *id == request => Some(error.clone()),
+            _ => None,
+        })
+    }
+
+    pub fn usage(&mut self) -> Usage {
+        let request = self.id();
+        self.send(&Request::Usage { request });
+        self.wait_for(|event| match event {
+            Event::Usage { request: id, usage } if *id == request => Some(*usage),
+            _ => None,
+        })
+    }
+
     /// Sends a tar stream; gives how the transfer ended.
     pub fn put(&mut self, directory: &str, stream: &[u8]) -> Event {
         let transfer = self.id();
@@ -395,5 +418,6 @@ pub fn settings() -> Settings {
         workspace: "/workspace".into(),
         disk_limit: u64::MAX,
         lifetime_seconds: 600,
+        network: None,
     }
 }

@@ -21,9 +21,19 @@ for folder in usr bin sbin lib lib32 lib64; do
 done
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
+ip link set lo up
+# As engines do where a sandbox has a network.
+echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start
+cd "$root"
+eval "$3"
+cd /
 exec chroot "$root" setpriv --reuid "$2" --regid "$2" --clear-groups --no-new-privs \
-    --bounding-set=-all --inh-caps=-all /.swe-forge/init init
+    --bounding-set="$4" --inh-caps=-all /.swe-forge/init init
 "#;
+
+/// Capabilities of a program under test, and of setup.
+const NONE: &str = "-all";
+const SETUP: &str = "-all,+chown,+dac_override,+fowner,+setuid,+setgid";
 
 static NEXT_USER: AtomicU32 = AtomicU32::new(0);
 
@@ -37,12 +47,29 @@ pub struct Sandbox {
 impl Sandbox {
     /// Starts one. The tests need root, or whatever else lets `unshare` make namespaces.
     pub fn start() -> Self {
+        Self::start_with(false, "")
+    }
+
+    /// Starts one for setup, as root, after `prepare` was run in its root, outside of it.
+    pub fn start_for_setup(prepare: &str) -> Self {
+        Self::start_with(true, prepare)
+    }
+
+    /// Starts one after `prepare` was run in its root, outside of it, where its user is `$2`.
+    pub fn start_prepared(prepare: &str) -> Self {
+        Self::start_with(false, prepare)
+    }
+
+    fn start_with(for_setup: bool, prepare: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         // Kernel limits are counted for each user: no test may feel another one's.
-        let user = 300_000
-            + (std::process::id() % 10_000) * 32
+        let mut user = 300_000
+            + (std::process::id() % 10_000) * 64
             + NEXT_USER.fetch_add(1, Ordering::Relaxed);
+        if for_setup {
+            user = 0;
+        }
         mode(root, 0o755);
         for name in [
             "dev",
@@ -51,6 +78,7 @@ impl Sandbox {
             "tmp",
             "workspace",
             ".swe-forge/channel",
+            ".swe-forge/egress",
         ] {
             let path = root.join(name);
             fs::create_dir(&path).unwrap();
@@ -68,6 +96,8 @@ impl Sandbox {
             .args(["/bin/sh", "-c", BEGIN, "sh"])
             .arg(root)
             .arg(user.to_string())
+            .arg(prepare)
+            .arg(if for_setup { SETUP } else { NONE })
             .stdin(Stdio::null())
             .stderr(fs::File::create(root.join("log")).unwrap())
             .spawn()

@@ -24,7 +24,7 @@ fn what_pid_one_sees_is_attested() {
     assert_eq!(attested.uid, sandbox.user);
     assert_eq!(attested.interfaces, ["lo"]);
     assert_eq!(attested.routes, 0);
-    assert_eq!(attested.own_threads, 3);
+    assert_eq!(attested.own_threads, 4);
     assert!(!attested.kernel.is_empty());
     let mut second = sandbox.connect();
     assert!(second.claimed);

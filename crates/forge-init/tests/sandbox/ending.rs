@@ -1,8 +1,8 @@
 //! Ending: deadlines, killing everything, limits of the disk, the end of PID 1 itself.
 
 use crate::client::{Incoming, Sandbox, program, script, settings, wait_until};
+use forge_wire::Request;
 use forge_wire::message::Ending;
-use forge_wire::{Event, Request};
 use std::time::{Duration, Instant};
 
 /// Detaches itself twice, ignores SIGTERM and holds standard output.
@@ -133,12 +133,7 @@ fn a_workspace_that_grows_too_large_ends_everything() {
     assert_eq!(outcome.report.ending, Ending::DiskFull);
     client.ping();
     assert_eq!(sandbox.processes(), Vec::<i32>::new());
-    let request = client.id();
-    client.send(&Request::Usage { request });
-    let usage = client.wait_for(|event| match event {
-        Event::Usage { usage, .. } => Some(*usage),
-        _ => None,
-    });
+    let usage = client.usage();
     assert!(usage.disk_peak > 19_000_000, "{usage:?}");
 }
 
