@@ -1,11 +1,13 @@
 //! `cargo xtask`: everything a developer runs, with all the set-up it needs.
 
+mod attack;
 mod bench;
 mod build;
 mod demo;
 mod engine;
 mod images;
 mod schemas;
+mod seccomp;
 mod shell;
 mod test;
 mod tidy;
@@ -20,10 +22,14 @@ cargo xtask COMMAND
   demo             set up everything and run the examples: first with nobody solving, then with
                    the reference solutions
   test             set up everything and run the whole test suite
+  attack [--case N] [--engine docker] [--binary PATH]
+                   run hostile programs inside real sandboxes, with listeners outside that must
+                   hear nothing, and write the table of docs/security.md
   build            build forge-init and the release binary with it inside; prints its path
   setup            find or install an engine and make the base images that are missing
   tidy             check the rules of the house: arrows between crates, file lengths, lints
   schemas          write the JSON Schemas anew from the Rust types
+  seccomp          write the seccomp profile of sandboxes anew from the table of refused calls
   bench [NAME]     measure what SPECIFICATION.md promises: cold-start, exec, output, transfer
 
 demo and test may be repeated at will and reuse what is there.
@@ -46,6 +52,7 @@ fn run(words: &[&str]) -> Result<(), Failure> {
     match words {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
+        ["attack", rest @ ..] => attack::run(rest),
         ["build"] => build::all().map(|built| shell::say(&built.binary.display().to_string())),
         ["setup"] => {
             let built = build::all()?;
@@ -54,6 +61,7 @@ fn run(words: &[&str]) -> Result<(), Failure> {
         }
         ["tidy"] => tidy::run(),
         ["schemas"] => schemas::write(),
+        ["seccomp"] => seccomp::write(),
         ["bench", rest @ ..] => bench::run(rest),
         [] | ["help" | "--help" | "-h"] => {
             shell::say(HELP);

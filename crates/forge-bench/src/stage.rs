@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forge_core::{
-    Attempt, Difficulty, ExecRequest, NetworkLevel, OwnerId, Ownership, Role, RunId, SandboxId,
-    SandboxSpec, TaskId, UserId, WorkspaceSpec,
+    Attempt, Difficulty, ExecRequest, OwnerId, Ownership, Profile, Role, RunId, SandboxId,
+    SandboxNetwork, SandboxSpec, TaskId, UserId, WorkspaceSpec,
 };
 use forge_engine::{Engine, EngineDescription, EngineError, PreparedImage, Sandbox};
-use forge_engine_docker::{DiskSharing, DockerEngine, DockerOptions, Environment, InitBinary};
+use forge_engine_docker::{
+    DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment, InitBinary,
+};
 use forge_wire::Secret;
 use jiff::{SignedDuration, Timestamp};
 
@@ -27,12 +29,21 @@ pub(crate) enum BenchError {
     },
     #[error("the engine's interface answered unexpectedly: {0}")]
     Raw(String),
-    #[error("SWE_FORGE_INIT is not set: run this by `cargo xtask bench`")]
-    NoInit,
+    #[error("{0} is not set: run this by `cargo xtask bench`")]
+    NoProgram(&'static str),
     #[error("an identifier was refused")]
     Id(#[from] forge_core::id::InvalidId),
     #[error("a command ended as {0:?}")]
     Ending(forge_core::Ending),
+}
+
+/// The program whose file a variable names.
+fn read_program(variable: &'static str) -> Result<Vec<u8>, BenchError> {
+    let path = std::env::var_os(variable).ok_or(BenchError::NoProgram(variable))?;
+    std::fs::read(PathBuf::from(path)).map_err(|source| BenchError::Io {
+        what: "read a program",
+        source,
+    })
 }
 
 /// An engine with an image, and a folder for its sockets.
@@ -47,13 +58,8 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn new() -> Result<Self, BenchError> {
-        let init: PathBuf = std::env::var_os("SWE_FORGE_INIT")
-            .ok_or(BenchError::NoInit)?
-            .into();
-        let bytes = std::fs::read(init).map_err(|source| BenchError::Io {
-            what: "read forge-init",
-            source,
-        })?;
+        let bytes = read_program("SWE_FORGE_INIT")?;
+        let program = read_program("SWE_FORGE_EGRESS")?;
         let folder = tempfile::Builder::new()
             .prefix("sf")
             .tempdir()
@@ -72,7 +78,13 @@ impl Stage {
             owner: owner.clone(),
             holder: String::new(),
             disk_sharing: DiskSharing::Probe,
-            allow_pull: false,
+            disk: DiskOptions::default(),
+            egress: EgressOptions {
+                program: program.into(),
+                ..EgressOptions::default()
+            },
+            certificates: None,
+            cargo_config: None,
         };
         let engine = Arc::new(DockerEngine::connect(options).await?);
         let description = engine.describe().await?;
@@ -102,30 +114,43 @@ impl Stage {
         })
     }
 
-    /// A workspace and a sandbox on it, ready for commands.
+    /// A workspace and an isolated sandbox on it, ready for commands.
     pub(crate) async fn sandbox(&self, number: u32) -> Result<Arc<dyn Sandbox>, BenchError> {
+        self.sandbox_with(number, None).await
+    }
+
+    /// A workspace and a sandbox on it with a network, ready for commands.
+    pub(crate) async fn sandbox_with(
+        &self,
+        number: u32,
+        network: Option<SandboxNetwork>,
+    ) -> Result<Arc<dyn Sandbox>, BenchError> {
         let id = self.id(number)?;
         let user = UserId::for_slot(u16::try_from(number % 1000).unwrap_or(0));
+        let limits = Difficulty::Hard
+            .limits()
+            .clamped_to_cores(self.description.cores)
+            .0;
         let workspace = WorkspaceSpec {
             id: id.clone(),
             ownership: self.ownership()?,
             user,
+            disk_bytes: limits.disk_bytes,
+            disk_files: limits.disk_files,
             specification: Vec::new(),
         };
         self.engine
             .create_workspace(&workspace, &self.image)
             .await?;
-        let limits = Difficulty::Hard
-            .limits()
-            .clamped_to_cores(self.description.cores)
-            .0;
         let spec = SandboxSpec {
             id: id.clone(),
             ownership: self.ownership()?,
             role: Role::Sandbox,
             workspace: id,
             limits,
-            network: NetworkLevel::Isolated,
+            profile: Profile::Run,
+            network,
+            runtime: None,
             user,
             env: self.image.env.clone(),
             max_lifetime: Duration::from_secs(600),

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bollard::container::LogOutput;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig};
+use bollard::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ExecConfig,
+};
 use bollard::query_parameters::{InspectContainerOptions, LogsOptions};
 use forge_core::{SandboxId, UserId};
 use forge_engine::channel::{Connector, Duplex};
@@ -147,17 +149,26 @@ impl Outside {
 
     /// Why there is no use in trying any longer; `None` while the container runs.
     pub(crate) async fn cause_of_death(&self) -> Result<Option<EngineError>, EngineError> {
-        let Some(found) = self.inspect(OPERATION).await? else {
-            return Ok(Some(EngineError::new(
-                EngineErrorKind::NotFound,
-                OPERATION,
-                self.id.as_str(),
-                "there is no such sandbox",
-            )));
-        };
-        let state = found.state.unwrap_or_default();
+        match self.inspect(OPERATION).await? {
+            Some(found) => Ok(self.cause_in(found.state.unwrap_or_default()).await),
+            None => Ok(Some(self.absent())),
+        }
+    }
+
+    /// The error for a sandbox that the engine does not know.
+    pub(crate) fn absent(&self) -> EngineError {
+        EngineError::new(
+            EngineErrorKind::NotFound,
+            OPERATION,
+            self.id.as_str(),
+            "there is no such sandbox",
+        )
+    }
+
+    /// The same from what the engine has said.
+    pub(crate) async fn cause_in(&self, state: ContainerState) -> Option<EngineError> {
         if state.running == Some(true) && state.paused != Some(true) {
-            return Ok(None);
+            return None;
         }
         let status = state.status.unwrap_or(ContainerStateStatusEnum::EMPTY);
         let mut message = match status {
@@ -174,41 +185,42 @@ impl Outside {
             ),
         };
         let engine_says = state.error.unwrap_or_default();
-        for detail in [engine_says, self.last_words().await] {
+        let words = last_words(&self.client, &self.container()).await;
+        for detail in [engine_says, words] {
             if !detail.is_empty() {
                 message.push_str("; ");
                 message.push_str(&detail);
             }
         }
-        Ok(Some(EngineError::new(
+        Some(EngineError::new(
             EngineErrorKind::Lost,
             OPERATION,
             self.id.as_str(),
             message,
-        )))
+        ))
     }
+}
 
-    /// The last lines PID 1 printed; empty when they cannot be had, which is no reason to fail.
-    async fn last_words(&self) -> String {
-        let options = LogsOptions {
-            stdout: true,
-            stderr: true,
-            tail: LAST_LINES.to_owned(),
-            ..LogsOptions::default()
-        };
-        let container = self.container();
-        let mut lines = self.client.docker.logs(&container, Some(options));
-        let mut text = Vec::new();
-        while let Some(Ok(line)) = lines.next().await {
-            let line: LogOutput = line;
-            text.extend_from_slice(&line.into_bytes());
-            if text.len() > LAST_BYTES {
-                break;
-            }
+/// The last lines a container's PID 1 printed; empty when they cannot be had, which is no reason
+/// to fail.
+pub(crate) async fn last_words(client: &Client, container: &str) -> String {
+    let options = LogsOptions {
+        stdout: true,
+        stderr: true,
+        tail: LAST_LINES.to_owned(),
+        ..LogsOptions::default()
+    };
+    let mut lines = client.docker.logs(container, Some(options));
+    let mut text = Vec::new();
+    while let Some(Ok(line)) = lines.next().await {
+        let line: LogOutput = line;
+        text.extend_from_slice(&line.into_bytes());
+        if text.len() > LAST_BYTES {
+            break;
         }
-        text.truncate(LAST_BYTES);
-        String::from_utf8_lossy(&text).trim().to_owned()
     }
+    text.truncate(LAST_BYTES);
+    String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 /// Connects to the socket on the shared disk.

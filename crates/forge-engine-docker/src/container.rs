@@ -7,10 +7,10 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig,
     Mount, MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
-use forge_core::SandboxSpec;
 use forge_core::limits::MEBIBYTE;
 use forge_core::ownership::keys;
 use forge_core::sandbox::WORKSPACE;
+use forge_core::{Profile, SandboxSpec};
 use forge_engine::PreparedImage;
 use forge_wire::{INIT_PATH, SOCKET_DIRECTORY};
 use sha2::{Digest, Sha256};
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::channel_root::{ChannelRoot, HOST_NAME};
 use crate::context::hex;
 use crate::names::{SHADE_OF, SHADE_ROLE, SPECIFICATION_DIGEST, shade};
-use crate::workspace;
+use crate::{seccomp, workspace};
 
 /// Processes and threads in a sandbox that are not the task's: `forge-init`'s own threads, and a
 /// bridge with the threads of the runtime that starts it.
@@ -31,6 +31,37 @@ const BYTES_PER_TMP_FILE: u64 = 8192;
 const SHARED_MEMORY: u64 = 64 * MEBIBYTE;
 /// Seconds between SIGTERM and SIGKILL when somebody stops the container by hand.
 const STOP_SECONDS: i64 = 2;
+/// What root needs to install packages.
+const BUILD_CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"];
+/// Replaced by nothing. The list takes the place of the engine's own, so it holds all of that one,
+/// and what tells of the machine: its hardware's names, its power use, its interrupts.
+const MASKED: [&str; 13] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/dmi",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+/// The engine's own list, and the folder of control groups, where older kernels have a file system
+/// in memory that root of a container may fill.
+const READ_ONLY: [&str; 6] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/sys/fs/cgroup",
+];
+/// Lets PID 1 serve loopback on ports below 1024 without a capability.
+const LOW_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
 
 /// What of this machine goes into a sandbox on the same machine.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +81,10 @@ pub(crate) fn create_body(
     volumes: &[String],
     here: Option<Here<'_>>,
 ) -> ContainerCreateBody {
-    let user = format!("{}:{}", spec.user.uid(), spec.user.gid());
+    let user = match spec.profile {
+        Profile::Build => "0:0".to_owned(),
+        Profile::Run => format!("{}:{}", spec.user.uid(), spec.user.gid()),
+    };
     ContainerCreateBody {
         hostname: Some(HOST_NAME.to_owned()),
         image: Some(image.runnable.clone()),
@@ -80,17 +114,13 @@ pub(crate) fn create_body(
 fn host_config(spec: &SandboxSpec, mounts: Vec<Mount>) -> HostConfig {
     let limits = &spec.limits;
     let memory = signed(limits.memory_bytes);
+    let confined = confinement(spec);
     HostConfig {
         network_mode: Some("none".to_owned()),
         // Without it the machine's own name servers stand in /etc/resolv.conf.
         dns: Some(vec!["127.0.0.1".to_owned()]),
         dns_options: Some(vec!["timeout:1".to_owned(), "attempts:1".to_owned()]),
         extra_hosts: Some(vec![format!("{HOST_NAME}:127.0.0.1")]),
-        readonly_rootfs: Some(true),
-        cap_drop: Some(vec!["ALL".to_owned()]),
-        // The engine's own seccomp profile applies because no other is named.
-        security_opt: Some(vec!["no-new-privileges".to_owned()]),
-        privileged: Some(false),
         memory: Some(memory),
         // The same again means: no swap on top.
         memory_swap: Some(memory),
@@ -120,6 +150,28 @@ fn host_config(spec: &SandboxSpec, mounts: Vec<Mount>) -> HostConfig {
             config: Some(text_map([("max-size", "1m"), ("max-file", "1")])),
         }),
         init: Some(false),
+        runtime: spec.runtime.clone(),
+        ..confined
+    }
+}
+
+/// What a sandbox may not do, whatever it uses.
+fn confinement(spec: &SandboxSpec) -> HostConfig {
+    let build = spec.profile == Profile::Build;
+    let added = BUILD_CAPABILITIES.map(str::to_owned).to_vec();
+    let low_ports = || text_map([LOW_PORTS]);
+    HostConfig {
+        readonly_rootfs: Some(!build),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: build.then_some(added),
+        security_opt: Some(vec![
+            "no-new-privileges".to_owned(),
+            seccomp::option().to_owned(),
+        ]),
+        privileged: Some(false),
+        masked_paths: Some(MASKED.map(str::to_owned).to_vec()),
+        readonly_paths: Some(READ_ONLY.map(str::to_owned).to_vec()),
+        sysctls: spec.network.as_ref().map(|_| low_ports()),
         ..HostConfig::default()
     }
 }
@@ -164,7 +216,7 @@ fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
 /// Executable, because build systems run what they put there.
 fn tmp_options(size: u64) -> String {
     let files = (size / BYTES_PER_TMP_FILE).max(1024);
-    format!("rw,exec,nosuid,nodev,size={size},mode=1777,nr_inodes={files}")
+    format!("rw,exec,nosuid,nodev,noatime,size={size},mode=1777,nr_inodes={files}")
 }
 
 fn environment(spec: &SandboxSpec, image: &PreparedImage) -> Vec<String> {
@@ -192,7 +244,7 @@ fn labels(spec: &SandboxSpec, image: &PreparedImage) -> HashMap<String, String> 
 /// times and holder.
 pub(crate) fn digest(spec: &SandboxSpec, image: &PreparedImage) -> String {
     let limits = &spec.limits;
-    let numbers = [
+    let mut numbers = vec![
         limits.memory_bytes,
         limits.cpu_millis,
         limits.disk_bytes,
@@ -206,12 +258,18 @@ pub(crate) fn digest(spec: &SandboxSpec, image: &PreparedImage) -> String {
         image.runnable.as_str(),
         spec.workspace.as_str(),
         spec.role.as_str(),
-        spec.network.as_str(),
+        spec.profile.as_str(),
+        spec.runtime.as_deref().unwrap_or_default(),
         spec.ownership.owner.as_str(),
         spec.ownership.task.as_str(),
     ];
     let run = spec.ownership.run.to_string();
     texts.push(&run);
+    if let Some(network) = &spec.network {
+        texts.push(network.policy.level.as_str());
+        numbers.push(network.socks.into());
+        numbers.extend(network.ports.iter().map(|&port| u64::from(port)));
+    }
     for (name, value) in &spec.env {
         texts.extend([name.as_str(), value.as_str()]);
     }
@@ -248,9 +306,10 @@ fn signed(value: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use forge_core::egress::EgressPolicy;
     use forge_core::ownership::{Ownership, Role};
     use forge_core::{
-        Attempt, Difficulty, NetworkLevel, OwnerId, RunId, SandboxId, TaskId, UserId,
+        Attempt, Difficulty, OwnerId, PhaseName, RunId, SandboxId, SandboxNetwork, TaskId, UserId,
     };
     use serde_json::{Value, json};
     use std::time::Duration;
@@ -282,20 +341,37 @@ mod tests {
             role: Role::Task,
             workspace: id,
             limits: Difficulty::Easy.limits(),
-            network: NetworkLevel::Isolated,
+            profile: Profile::Run,
+            network: None,
             user: UserId::for_slot(3),
             env: [("TASK_ID".into(), "t".into())].into(),
+            runtime: None,
             max_lifetime: Duration::from_secs(60),
         }
     }
 
+    fn body_of(spec: &SandboxSpec, volumes: &[String], here: Option<Here<'_>>) -> Value {
+        serde_json::to_value(create_body(spec, &image(), volumes, here)).unwrap()
+    }
+
     fn body(volumes: &[String], here: Option<Here<'_>>) -> Value {
-        serde_json::to_value(create_body(&spec(), &image(), volumes, here)).unwrap()
+        body_of(&spec(), volumes, here)
+    }
+
+    fn network() -> SandboxNetwork {
+        SandboxNetwork {
+            policy: EgressPolicy::isolated(),
+            phase: PhaseName::Setup,
+            ports: vec![8080],
+            socks: false,
+        }
     }
 
     #[test]
     fn every_setting_of_a_container_is_as_decided() {
         let mut seen = body(&[], None);
+        let options = seen["HostConfig"]["SecurityOpt"].as_array_mut().unwrap();
+        assert_eq!(options.pop().unwrap(), seccomp::option());
         let labels = seen.as_object_mut().unwrap().remove("Labels").unwrap();
         assert_eq!(labels["swe-forge.owner"], "me");
         assert_eq!(labels["swe-forge.role"], "task");
@@ -303,6 +379,46 @@ mod tests {
         let expected: Value =
             serde_json::from_str(include_str!("../tests/container.json")).unwrap();
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn setup_is_root_with_five_capabilities_and_otherwise_confined_alike() {
+        let mut build = spec();
+        build.profile = Profile::Build;
+        let (mut build, mut run) = (body_of(&build, &[], None), body(&[], None));
+        let differences = [
+            ("/User", json!("0:0")),
+            ("/HostConfig/ReadonlyRootfs", json!(false)),
+            ("/HostConfig/CapAdd", json!(BUILD_CAPABILITIES)),
+        ];
+        let nothing = json!({"CapAdd": null});
+        let host = run["HostConfig"].as_object_mut().unwrap();
+        host.extend(nothing.as_object().unwrap().clone());
+        for (path, value) in differences {
+            let seen = build.pointer_mut(path).unwrap();
+            assert_eq!(*seen, value, "{path}");
+            *seen = run.pointer(path).unwrap().clone();
+        }
+        for body in [&mut build, &mut run] {
+            body["Labels"]
+                .as_object_mut()
+                .unwrap()
+                .remove(SPECIFICATION_DIGEST);
+        }
+        assert_eq!(build, run);
+    }
+
+    #[test]
+    fn a_network_opens_low_ports_on_loopback_and_nothing_else() {
+        let mut with = spec();
+        with.network = Some(network());
+        with.runtime = Some("runsc".into());
+        let seen = body_of(&with, &[], None);
+        let sysctls = json!({"net.ipv4.ip_unprivileged_port_start": "0"});
+        assert_eq!(seen["HostConfig"]["Sysctls"], sysctls);
+        assert_eq!(seen["HostConfig"]["NetworkMode"], "none");
+        assert_eq!(seen["HostConfig"]["Runtime"], "runsc");
+        assert_eq!(body(&[], None)["HostConfig"].get("Sysctls"), None);
     }
 
     #[test]
@@ -328,14 +444,14 @@ mod tests {
         let mounts = seen["HostConfig"]["Mounts"]
             .as_array_mut()
             .unwrap()
-            .split_off(3);
+            .split_off(2);
         assert_eq!(Value::from(mounts), expected);
     }
 
     #[test]
     fn a_volume_that_the_image_declares_is_shaded_read_only_and_labelled() {
         let seen = body(&["/data".to_owned()], None);
-        let shade = &seen["HostConfig"]["Mounts"][3];
+        let shade = &seen["HostConfig"]["Mounts"][2];
         assert_eq!(shade["Source"], "swe-forge-shade-t-1-0");
         assert_eq!(shade["Target"], "/data");
         assert_eq!(shade["ReadOnly"], true);
@@ -358,6 +474,15 @@ mod tests {
         let mut other = spec();
         other.env.insert("A".into(), "b".into());
         assert_ne!(digest(&other, &image()), first);
+        for change in [
+            |spec: &mut SandboxSpec| spec.profile = Profile::Build,
+            |spec: &mut SandboxSpec| spec.runtime = Some("runsc".into()),
+            |spec: &mut SandboxSpec| spec.network = Some(network()),
+        ] {
+            let mut other = spec();
+            change(&mut other);
+            assert_ne!(digest(&other, &image()), first);
+        }
         let mut other = image();
         other.runnable.push('x');
         assert_ne!(digest(&spec(), &other), first);

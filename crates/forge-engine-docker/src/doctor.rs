@@ -1,6 +1,8 @@
 //! What confinement an engine's machine can give, as facts with remedies.
 
-use bollard::models::SystemInfo;
+use std::os::unix::fs::MetadataExt;
+
+use bollard::models::{SystemInfo, SystemVersion};
 use forge_engine::EngineError;
 use serde::Serialize;
 
@@ -37,6 +39,8 @@ struct Here {
     same_machine: bool,
     root: bool,
     loop_control: bool,
+    /// Whether the engine's data is on a file system of its own; `None` where it cannot be seen.
+    own_data_disk: Option<bool>,
 }
 
 impl DockerEngine {
@@ -50,13 +54,23 @@ impl DockerEngine {
             same_machine,
             root: nix::unistd::geteuid().is_root(),
             loop_control: std::path::Path::new("/dev/loop-control").exists(),
+            own_data_disk: same_machine
+                .then(|| has_own_disk(info.docker_root_dir.as_deref()?))
+                .flatten(),
         };
-        Ok(findings(&info, here))
+        Ok(findings(&info, &self.client.version, here))
     }
 }
 
-fn findings(info: &SystemInfo, here: Here) -> Vec<CapabilityFinding> {
+fn has_own_disk(folder: &str) -> Option<bool> {
+    let device = |path: &str| std::fs::metadata(path).ok().map(|found| found.dev());
+    Some(device(folder)? != device("/")?)
+}
+
+fn findings(info: &SystemInfo, version: &SystemVersion, here: Here) -> Vec<CapabilityFinding> {
     let mut findings = security(info);
+    findings.extend(versions(info, version));
+    findings.push(live_restore(info));
     findings.extend(limits(info));
     findings.extend(disk(info, here));
     findings.push(sandboxed_runtime(info));
@@ -95,11 +109,19 @@ fn security(info: &SystemInfo) -> Vec<CapabilityFinding> {
     };
     let mut seccomp = has(
         "seccomp",
-        "use a kernel and an engine built with seccomp; sandboxes are not safe without it",
+        "use a kernel and an engine built with seccomp; no sandbox can be made without it",
     );
-    if seccomp.detail.contains("unconfined") {
-        seccomp.status = CapabilityStatus::Missing;
-        seccomp.remedy = "remove `seccomp-profile: unconfined` from the engine's configuration";
+    if seccomp.status == CapabilityStatus::Available {
+        seccomp.detail = format!("sandboxes have a profile of their own; {}", seccomp.detail);
+    }
+    let mut apparmor = has(
+        "apparmor",
+        "enable AppArmor (or SELinux) on the machine for a second fence around containers",
+    );
+    if apparmor.status == CapabilityStatus::Missing
+        && let Some(selinux) = option("selinux")
+    {
+        apparmor = finding("apparmor", true, format!("{selinux} in its place"), "");
     }
     let mut userns = has(
         "userns",
@@ -111,14 +133,91 @@ fn security(info: &SystemInfo) -> Vec<CapabilityFinding> {
     {
         userns = finding("userns", true, rootless.clone(), "");
     }
-    vec![
-        seccomp,
-        has(
-            "apparmor",
-            "enable AppArmor (or SELinux) on the machine for a second fence around containers",
+    let mut all = vec![seccomp, apparmor, userns];
+    if all[2].status == CapabilityStatus::Available {
+        all.push(CapabilityFinding {
+            name: "user-ids",
+            status: CapabilityStatus::Unknown,
+            detail: "tasks run as users 200000 and above, inside of the range that is mapped"
+                .into(),
+            remedy: "give the mapped range 300000 ids or more in /etc/subuid and /etc/subgid",
+        });
+    }
+    all
+}
+
+/// The first engine that asks no resolver of the machine from an internal network.
+const ENGINE: [u64; 3] = [25, 0, 4];
+/// The first versions of runc whose masked paths cannot be diverted, of each line that has one.
+const RUNC: [[u64; 3]; 2] = [[1, 2, 8], [1, 3, 3]];
+
+fn versions(info: &SystemInfo, version: &SystemVersion) -> [CapabilityFinding; 2] {
+    let engine = info.server_version.as_deref().unwrap_or("unknown");
+    let components = version.components.as_deref().unwrap_or_default();
+    let runc = components
+        .iter()
+        .find(|component| component.name == "runc")
+        .map_or("unknown", |component| component.version.as_str());
+    let recent = |text: &str, good: &dyn Fn([u64; 3]) -> bool| numbers(text).map(good);
+    [
+        version_finding(
+            "engine-version",
+            engine,
+            recent(engine, &|version| version >= ENGINE),
+            "use 25.0.4 or later, or make sure that the distribution has fixed CVE-2024-29018 and \
+             CVE-2024-21626 in this one",
         ),
-        userns,
+        version_finding(
+            "runc-version",
+            runc,
+            recent(runc, &runc_is_recent),
+            "use 1.2.8, 1.3.3 or later, or make sure that the distribution has fixed \
+             CVE-2025-31133, CVE-2025-52565 and CVE-2025-52881 in this one",
+        ),
     ]
+}
+
+fn runc_is_recent(version: [u64; 3]) -> bool {
+    let [of_its_line, newest] = RUNC;
+    version >= newest || (version >= of_its_line && version[..2] == of_its_line[..2])
+}
+
+fn version_finding(
+    name: &'static str,
+    version: &str,
+    recent: Option<bool>,
+    remedy: &'static str,
+) -> CapabilityFinding {
+    let detail = format!("version {version}");
+    match recent {
+        Some(recent) => finding(name, recent, detail, remedy),
+        None => CapabilityFinding {
+            name,
+            status: CapabilityStatus::Unknown,
+            detail,
+            remedy,
+        },
+    }
+}
+
+/// The first three numbers of a version, whatever follows them.
+fn numbers(version: &str) -> Option<[u64; 3]> {
+    let mut parts = version.trim_start_matches('v').splitn(3, '.').map(|part| {
+        let end = part.find(|c: char| !c.is_ascii_digit());
+        part[..end.unwrap_or(part.len())].parse().ok()
+    });
+    Some([parts.next()??, parts.next()??, parts.next()??])
+}
+
+fn live_restore(info: &SystemInfo) -> CapabilityFinding {
+    let on = info.live_restore_enabled == Some(true);
+    finding(
+        "live-restore",
+        on,
+        if on { "on" } else { "off" },
+        "set `live-restore` in the engine's configuration: tasks then live on while the engine \
+         itself is restarted",
+    )
 }
 
 fn limits(info: &SystemInfo) -> Vec<CapabilityFinding> {
@@ -183,8 +282,8 @@ fn disk(info: &SystemInfo, here: Here) -> Vec<CapabilityFinding> {
             "storage-quota",
             false,
             detail,
-            "put the engine's data on xfs mounted with `pquota`; until then the size of a \
-             workspace is watched, not enforced by the kernel",
+            "nothing need be done where loop devices can be had; otherwise put the engine's data \
+             on xfs mounted with `pquota`",
         ),
     };
     let loops = if here.same_machine {
@@ -214,7 +313,34 @@ fn disk(info: &SystemInfo, here: Here) -> Vec<CapabilityFinding> {
             remedy: "",
         }
     };
-    vec![quota, loops]
+    vec![quota, loops, data_disk(info, here)]
+}
+
+fn data_disk(info: &SystemInfo, here: Here) -> CapabilityFinding {
+    let name = "data-disk";
+    let folder = info.docker_root_dir.as_deref().unwrap_or("unknown");
+    match here.own_data_disk {
+        Some(own) => finding(
+            name,
+            own,
+            format!(
+                "the engine's data, {folder}, is on {}",
+                if own {
+                    "a file system of its own"
+                } else {
+                    "the machine's"
+                }
+            ),
+            "put the engine's data on a file system of its own: one that is full then stops \
+             nothing else of the machine",
+        ),
+        None => CapabilityFinding {
+            name,
+            status: CapabilityStatus::Unknown,
+            detail: format!("the engine's data is at {folder}"),
+            remedy: "",
+        },
+    }
 }
 
 fn sandboxed_runtime(info: &SystemInfo) -> CapabilityFinding {
@@ -239,6 +365,7 @@ fn sandboxed_runtime(info: &SystemInfo) -> CapabilityFinding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bollard::models::SystemVersionComponents;
 
     fn status(findings: &[CapabilityFinding], name: &str) -> CapabilityStatus {
         findings
@@ -246,6 +373,18 @@ mod tests {
             .find(|finding| finding.name == name)
             .unwrap_or_else(|| panic!("no finding about {name}"))
             .status
+    }
+
+    fn version(runc: &str) -> SystemVersion {
+        let runc = SystemVersionComponents {
+            name: "runc".into(),
+            version: runc.into(),
+            ..SystemVersionComponents::default()
+        };
+        SystemVersion {
+            components: Some(vec![runc]),
+            ..SystemVersion::default()
+        }
     }
 
     #[test]
@@ -260,7 +399,7 @@ mod tests {
             pids_limit: Some(true),
             ..SystemInfo::default()
         };
-        let all = findings(&info, Here::default());
+        let all = findings(&info, &version("1.1.5+ds1"), Here::default());
         assert_eq!(status(&all, "seccomp"), CapabilityStatus::Available);
         assert_eq!(status(&all, "apparmor"), CapabilityStatus::Missing);
         assert_eq!(status(&all, "userns"), CapabilityStatus::Available);
@@ -268,6 +407,11 @@ mod tests {
         assert_eq!(status(&all, "loop-devices"), CapabilityStatus::Unknown);
         assert_eq!(status(&all, "pids-limit"), CapabilityStatus::Available);
         assert_eq!(status(&all, "swap-limit"), CapabilityStatus::Missing);
+        assert_eq!(status(&all, "user-ids"), CapabilityStatus::Unknown);
+        assert_eq!(status(&all, "runc-version"), CapabilityStatus::Missing);
+        assert_eq!(status(&all, "engine-version"), CapabilityStatus::Unknown);
+        assert_eq!(status(&all, "live-restore"), CapabilityStatus::Missing);
+        assert_eq!(status(&all, "data-disk"), CapabilityStatus::Unknown);
         for finding in all {
             let silent = finding.status == CapabilityStatus::Missing && finding.remedy.is_empty();
             assert!(!silent, "no remedy for {}", finding.name);
@@ -275,12 +419,51 @@ mod tests {
     }
 
     #[test]
-    fn an_unconfined_engine_has_no_seccomp() {
+    fn an_engine_without_a_profile_of_its_own_puts_ours_in_force_all_the_same() {
         let info = SystemInfo {
             security_options: Some(vec!["name=seccomp,profile=unconfined".into()]),
             ..SystemInfo::default()
         };
-        let all = findings(&info, Here::default());
-        assert_eq!(status(&all, "seccomp"), CapabilityStatus::Missing);
+        let all = findings(&info, &SystemVersion::default(), Here::default());
+        assert_eq!(status(&all, "seccomp"), CapabilityStatus::Available);
+        let none = findings(
+            &SystemInfo::default(),
+            &SystemVersion::default(),
+            Here::default(),
+        );
+        assert_eq!(status(&none, "seccomp"), CapabilityStatus::Missing);
+    }
+
+    #[test]
+    fn versions_with_known_holes_are_told_from_later_ones() {
+        let (good, bad) = (CapabilityStatus::Available, CapabilityStatus::Missing);
+        for (engine, expected) in [
+            ("20.10.24+dfsg1", bad),
+            ("25.0.3", bad),
+            ("25.0.4", good),
+            ("26.1.5+dfsg1", good),
+            ("29.1.0-rc.1", good),
+            ("dev", CapabilityStatus::Unknown),
+        ] {
+            let info = SystemInfo {
+                server_version: Some(engine.into()),
+                ..SystemInfo::default()
+            };
+            let all = findings(&info, &version("1.3.3"), Here::default());
+            assert_eq!(status(&all, "engine-version"), expected, "{engine}");
+        }
+        for (runc, expected) in [
+            ("1.1.15", bad),
+            ("1.2.7", bad),
+            ("1.2.8", good),
+            ("1.3.2", bad),
+            ("1.3.3", good),
+            ("1.4.0-rc.3", good),
+            ("v2.0.0", good),
+            ("", CapabilityStatus::Unknown),
+        ] {
+            let all = findings(&SystemInfo::default(), &version(runc), Here::default());
+            assert_eq!(status(&all, "runc-version"), expected, "{runc}");
+        }
     }
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use forge_core::{OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
+use forge_core::{DiskQuota, OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
 use forge_engine::{
-    Engine, EngineDescription, EngineError, FoundObject, ImageStore, Operation, PreparedImage,
-    Sandbox,
+    Engine, EngineDescription, EngineError, FoundObject, ImageStore, Inventory, Operation,
+    PreparedImage, Sandbox,
 };
 use forge_wire::Secret;
 use sha2::{Digest, Sha256};
@@ -19,6 +19,8 @@ use crate::client::Client;
 use crate::context::hex;
 use crate::describe::Machine;
 use crate::discovery::{self, Environment};
+use crate::disk::{Disk, DiskOptions};
+use crate::egress::{EgressOptions, Gate};
 use crate::failure::During;
 
 /// The binary that is PID 1 of every sandbox.
@@ -63,8 +65,14 @@ pub struct DockerOptions {
     pub holder: String,
     /// Whether to look for a shared disk.
     pub disk_sharing: DiskSharing,
-    /// Whether an image that is not there may be pulled.
-    pub allow_pull: bool,
+    /// How the size of workspaces is held.
+    pub disk: DiskOptions,
+    /// Authorities that programs in sandboxes trust besides those of their image, as PEM.
+    pub certificates: Option<Arc<[u8]>>,
+    /// The proxy of sandboxes that have a network.
+    pub egress: EgressOptions,
+    /// Cargo's configuration in sandboxes, where a task has none of its own.
+    pub cargo_config: Option<String>,
 }
 
 /// A Docker engine, or one that speaks its interface.
@@ -72,12 +80,16 @@ pub struct DockerOptions {
 pub struct DockerEngine {
     pub(crate) client: Arc<Client>,
     pub(crate) init: InitBinary,
-    pub(crate) init_digest: String,
+    /// Of all that is put into prepared images.
+    pub(crate) additions_digest: String,
     pub(crate) owner: OwnerId,
     pub(crate) holder: String,
     pub(crate) channel_root: ChannelRoot,
     pub(crate) disk_sharing: DiskSharing,
-    pub(crate) allow_pull: bool,
+    pub(crate) disk: Disk,
+    pub(crate) certificates: Option<Arc<[u8]>>,
+    pub(crate) cargo_config: Option<String>,
+    pub(crate) gate: Gate,
     pub(crate) machine: OnceCell<Machine>,
     pub(crate) shares_disk: OnceCell<bool>,
     /// One image is prepared at a time: two at once would do the same work twice.
@@ -101,13 +113,16 @@ impl DockerEngine {
         let client = discovery::find(options.host.as_deref(), &options.environment).await?;
         Ok(Self {
             client: Arc::new(client),
-            init_digest: hex(&Sha256::digest(&options.init_binary.bytes)),
+            additions_digest: additions_digest(&options),
             init: options.init_binary,
             owner: options.owner,
             holder: options.holder,
             channel_root,
             disk_sharing: options.disk_sharing,
-            allow_pull: options.allow_pull,
+            disk: Disk::new(options.disk),
+            certificates: options.certificates,
+            cargo_config: options.cargo_config,
+            gate: Gate::new(options.egress),
             machine: OnceCell::new(),
             shares_disk: OnceCell::new(),
             preparing: tokio::sync::Mutex::new(()),
@@ -152,6 +167,18 @@ impl DockerEngine {
     }
 }
 
+fn additions_digest(options: &DockerOptions) -> String {
+    let config = options.cargo_config.as_deref().map(str::as_bytes);
+    let optional = [options.certificates.as_deref(), config];
+    let mut hasher = Sha256::new_with_prefix(Sha256::digest(&options.init_binary.bytes));
+    for addition in optional {
+        // Nothing is not the same as an empty file.
+        hasher.update([u8::from(addition.is_some())]);
+        hasher.update(Sha256::digest(addition.unwrap_or_default()));
+    }
+    hex(&hasher.finalize())
+}
+
 /// What these locks guard is whole between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -164,6 +191,19 @@ pub(crate) fn environment_map(lines: &[String]) -> BTreeMap<String, String> {
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
+}
+
+#[async_trait]
+impl Inventory for DockerEngine {
+    /// Removes folders of sockets that sandboxes of this installation have left as well, see
+    /// `sweep_channels`.
+    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
+        self.list_objects(owner).await
+    }
+
+    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
+        self.remove_object(object).await
+    }
 }
 
 #[async_trait]
@@ -180,7 +220,7 @@ impl Engine for DockerEngine {
         &self,
         spec: &WorkspaceSpec,
         image: &PreparedImage,
-    ) -> Result<(), EngineError> {
+    ) -> Result<DiskQuota, EngineError> {
         self.make_workspace(spec, image).await
     }
 
@@ -205,14 +245,16 @@ impl Engine for DockerEngine {
         self.remove_workspace(id).await
     }
 
-    /// Removes folders of sockets that sandboxes of this installation have left as well, see
-    /// `sweep_channels`.
-    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
-        self.list_objects(owner).await
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        image: &PreparedImage,
+    ) -> Result<PreparedImage, EngineError> {
+        self.snapshot_sandbox(id, image).await
     }
 
-    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
-        self.remove_object(object).await
+    async fn close(&self) -> Result<(), EngineError> {
+        self.close_egress().await
     }
 
     fn images(&self) -> Option<&dyn ImageStore> {

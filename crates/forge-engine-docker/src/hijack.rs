@@ -79,7 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FramedStream<S> {
         if !self.complaint.is_empty() {
             let complaint = String::from_utf8_lossy(&self.complaint).trim().to_owned();
             self.complaint.clear();
-            tracing::debug!(complaint, "the bridge into a sandbox ended");
+            tracing::debug!(complaint, "a program that relays into a container ended");
         }
         if self.remaining > 0 || self.header_length > 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));

@@ -25,44 +25,25 @@ use crate::transport::Body;
 const OPERATION: Operation = Operation::Images;
 /// How long a registry may take to answer; one that cannot be reached must not hold anybody up.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a pull may stand still; the engine tells of progress several times a second.
-const PULL_SILENCE: Duration = Duration::from_secs(120);
 /// Bytes read from a stream at once.
 const PIECE: usize = 256 * 1024;
 
 impl DockerEngine {
-    /// Pulls an image, without credentials. Said aloud: it may take minutes, in which no deadline
-    /// of an attempt runs yet.
-    pub(crate) async fn pull_image(&self, reference: &str) -> Result<(), EngineError> {
-        let (name, tag) = reference::split(reference);
-        let options = CreateImageOptions {
-            from_image: Some(name.to_owned()),
-            tag: Some(tag.to_owned()),
-            ..CreateImageOptions::default()
-        };
-        tracing::warn!(
-            image = reference,
-            "the image is not on the engine and is pulled now; deadlines begin after that"
-        );
-        let mut progress = self.client.patient.create_image(Some(options), None, None);
-        loop {
-            match tokio::time::timeout(PULL_SILENCE, progress.next()).await {
-                Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(error))) => return Err(pull_failure(reference, error)),
-                Ok(None) => return Ok(()),
-                Err(_) => {
-                    let seconds = PULL_SILENCE.as_secs();
-                    let why = format!("no progress for {seconds} seconds");
-                    return Err(not_pulled(reference, &why));
-                }
-            }
-        }
+    pub(crate) async fn import_probe_image(&self, archive: Bytes) -> Result<(), EngineError> {
+        self.import_own_image(archive, PROBE_IMAGE, PROBE_ROLE)
+            .await
     }
 
-    pub(crate) async fn import_probe_image(&self, archive: Bytes) -> Result<(), EngineError> {
+    /// Makes an image of an archive of its files, for swe-forge itself.
+    pub(crate) async fn import_own_image(
+        &self,
+        archive: Bytes,
+        tag: &str,
+        role: &str,
+    ) -> Result<(), EngineError> {
         let options = ImportOptions {
-            tags: vec![PROBE_IMAGE.to_owned()],
-            labels: [(keys::ROLE.to_owned(), PROBE_ROLE.to_owned())].into(),
+            tags: vec![tag.to_owned()],
+            labels: [(keys::ROLE.to_owned(), role.to_owned())].into(),
             ..ImportOptions::default()
         };
         self.import(body_full(archive), &options).await.map(|_| ())
@@ -110,31 +91,6 @@ impl DockerEngine {
         let image = self.client.docker.inspect_image(reference).await;
         Ok(summary(image.during(OPERATION, reference)?))
     }
-}
-
-/// Whatever the reason, the image could not be got, unless the engine itself was not reached.
-fn pull_failure(reference: &str, error: BollardError) -> EngineError {
-    let answered = matches!(
-        error,
-        BollardError::DockerResponseServerError { .. }
-            | BollardError::DockerStreamError { .. }
-            | BollardError::RequestTimeoutError
-    );
-    let failure = engine_error(Operation::PrepareImage, reference, error);
-    if answered {
-        // Without the error underneath, which says the same again.
-        return not_pulled(reference, &failure.message);
-    }
-    failure
-}
-
-fn not_pulled(reference: &str, why: &str) -> EngineError {
-    EngineError::new(
-        EngineErrorKind::NotFound,
-        Operation::PrepareImage,
-        reference,
-        format!("the image is not on the engine and could not be pulled: {why}"),
-    )
 }
 
 fn rejected(subject: &str, message: String) -> EngineError {
@@ -343,33 +299,6 @@ mod tests {
         let mut broken = options;
         broken.working_directory = "/a b".into();
         assert!(changes(&broken).is_err());
-    }
-
-    #[test]
-    fn an_image_that_cannot_be_pulled_is_not_there_whatever_the_reason() {
-        let answers = [401, 403, 404, 429, 500, 503].map(|status_code| {
-            BollardError::DockerResponseServerError {
-                status_code,
-                message: "the registry's reason".into(),
-            }
-        });
-        let broken = BollardError::DockerStreamError {
-            error: "the registry's reason".into(),
-        };
-        for error in answers.into_iter().chain([broken]) {
-            let failure = pull_failure("x:1", error);
-            assert_eq!(failure.kind, EngineErrorKind::NotFound, "{failure}");
-            assert_eq!(failure.operation, Operation::PrepareImage);
-            assert!(failure.message.contains("the registry's reason"));
-            assert!(std::error::Error::source(&failure).is_none());
-        }
-        let late = pull_failure("x:1", BollardError::RequestTimeoutError);
-        assert_eq!(late.kind, EngineErrorKind::NotFound);
-        let gone = BollardError::IOError {
-            err: std::io::ErrorKind::ConnectionRefused.into(),
-        };
-        let gone = pull_failure("x:1", gone);
-        assert_eq!(gone.kind, EngineErrorKind::Unavailable);
     }
 
     #[test]

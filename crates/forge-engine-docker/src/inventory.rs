@@ -24,6 +24,7 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 impl DockerEngine {
     pub(crate) async fn destroy_sandbox(&self, id: &SandboxId) -> Result<(), EngineError> {
         self.remove_container(&container(id)).await?;
+        self.detach(id).await;
         // Only now: the socket is the way of whoever still uses the sandbox.
         ChannelFolder::of(self.channel_root.path(), id)
             .remove()
@@ -98,17 +99,20 @@ impl DockerEngine {
         owner: Option<&OwnerId>,
     ) -> Result<Vec<FoundObject>, EngineError> {
         let filters = owner_filter(owner.map(OwnerId::as_str));
-        let (mut found, volumes, networks) = futures::try_join!(
+        let (mut found, volumes, networks, snapshots) = futures::try_join!(
             self.list_containers(filters.clone()),
             self.list_volumes(filters.clone()),
-            self.list_networks(filters)
+            self.list_networks(filters.clone()),
+            self.list_snapshots(filters)
         )?;
         found.extend(volumes);
         found.extend(networks);
+        found.extend(snapshots);
         // Left folders on this machine are no objects of the engine, so that nobody could ask for
         // their removal. Whoever looks for what is left must not have to know of them.
         if owner.is_none_or(|owner| *owner == self.owner) {
             Box::pin(self.sweep_channels()).await;
+            self.sweep_pool().await;
         }
         Ok(found)
     }
@@ -178,6 +182,7 @@ impl DockerEngine {
                 Some(id) => self.destroy_sandbox(&id).await,
                 None => self.remove_container(&object.name).await,
             },
+            ObjectKind::Image => self.remove_snapshot(&object.name).await,
             ObjectKind::Volume => self.remove_volume(&object.name).await,
             ObjectKind::Network => match self.client.docker.remove_network(&object.name).await {
                 Err(error) if is_not_found(&error) => Ok(()),

@@ -1,6 +1,7 @@
 //! Sandboxes as containers of a Docker engine, local or remote.
 //!
 //! * [`discovery`]: which engine is meant, and why it does not answer.
+//! * [`disk`]: what holds the size of a workspace.
 //! * [`engine`]: [`DockerEngine`], the implementation of [`forge_engine::Engine`].
 //! * [`doctor`]: what confinement this engine's machine can give.
 //!
@@ -8,6 +9,7 @@
 //! into every path and also hands out the raw streams that bollard would decode by guessing.
 
 pub mod discovery;
+pub mod disk;
 pub mod doctor;
 pub mod engine;
 
@@ -18,6 +20,7 @@ mod client;
 mod container;
 mod context;
 mod describe;
+mod egress;
 mod endpoint;
 mod failure;
 mod hijack;
@@ -27,6 +30,8 @@ mod names;
 mod prepare;
 mod reference;
 mod sandbox;
+mod seccomp;
+mod snapshot;
 mod stager;
 mod superseded;
 mod sweep;
@@ -35,6 +40,8 @@ mod transport;
 mod workspace;
 
 pub use discovery::Environment;
+pub use disk::{DiskOptions, QuotaChoice};
 pub use doctor::{CapabilityFinding, CapabilityStatus};
+pub use egress::EgressOptions;
 pub use endpoint::{Endpoint, TlsMaterial};
 pub use engine::{DiskSharing, DockerEngine, DockerOptions, InitBinary};

@@ -21,14 +21,36 @@ pub(crate) const PROBE_IMAGE: &str = "swe-forge/probe:1";
 pub(crate) const SHADE_OF: &str = "swe-forge.shade";
 /// Role of such volumes.
 pub(crate) const SHADE_ROLE: &str = "shade";
+/// Repository of the egress proxy's image.
+pub(crate) const EGRESS_REPOSITORY: &str = "swe-forge/egress";
+/// Role of that image.
+pub(crate) const EGRESS_IMAGE_ROLE: &str = "egress-image";
+/// On a sandbox with a network: the folder of its socket.
+pub(crate) const EGRESS_FOLDER: &str = "swe-forge.egress.folder";
+/// On a sandbox with a network: the proxy that serves the socket.
+pub(crate) const EGRESS_PROXY: &str = "swe-forge.egress.proxy";
+/// On the volume of a workspace: what holds its size.
+pub(crate) const DISK_QUOTA: &str = "swe-forge.disk";
+/// On one that is a file of a pool: the pool.
+pub(crate) const DISK_POOL: &str = "swe-forge.disk.pool";
+/// Repository of the image that makes such files where this process cannot.
+pub(crate) const DISK_REPOSITORY: &str = "swe-forge/disk";
+/// Role of that image.
+pub(crate) const DISK_IMAGE_ROLE: &str = "disk-image";
 /// First part of the names of base images; these are built here, never pulled.
 pub(crate) const BASE_IMAGES: &str = "swe-forge/";
 
 const CONTAINER: &str = "swe-forge-task-";
+const WORKSPACE: &str = "swe-forge-workspace-";
 
 /// The container of a sandbox.
 pub(crate) fn container(id: &SandboxId) -> String {
     format!("{CONTAINER}{id}")
+}
+
+/// The container, network and volume of the egress proxy that `distinction` tells from others.
+pub(crate) fn egress_name(distinction: &str) -> String {
+    format!("swe-forge-egress-{distinction}")
 }
 
 /// The sandbox of a container name.
@@ -41,8 +63,6 @@ pub(crate) fn sandbox_of(container: &str) -> Option<SandboxId> {
 pub(crate) struct Volumes {
     /// `/workspace`.
     pub(crate) workspace: String,
-    /// `/workspace/output`.
-    pub(crate) artifacts: String,
     /// `/workspace/.swe-forge`.
     pub(crate) specification: String,
 }
@@ -51,16 +71,20 @@ impl Volumes {
     /// The volumes of workspace `id`.
     pub(crate) fn of(id: &SandboxId) -> Self {
         Self {
-            workspace: format!("swe-forge-workspace-{id}"),
-            artifacts: format!("swe-forge-artifacts-{id}"),
+            workspace: format!("{WORKSPACE}{id}"),
             specification: format!("swe-forge-spec-{id}"),
         }
     }
 
     /// Their names.
-    pub(crate) fn all(&self) -> [&str; 3] {
-        [&self.workspace, &self.artifacts, &self.specification]
+    pub(crate) fn all(&self) -> [&str; 2] {
+        [&self.workspace, &self.specification]
     }
+}
+
+/// Whether a volume is that of a `/workspace`.
+pub(crate) fn is_workspace(volume: &str) -> bool {
+    volume.starts_with(WORKSPACE)
 }
 
 /// The volume that shades the one with this number of those an image declares.

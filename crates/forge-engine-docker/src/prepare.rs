@@ -10,10 +10,10 @@ use bollard::models::{ContainerConfig, ImageConfig, ImageInspect};
 use bollard::query_parameters::CommitContainerOptions;
 use forge_core::ownership::keys;
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
-use forge_wire::INIT_PATH;
+use forge_wire::{CERTIFICATES_PATH, INIT_PATH};
 use sha2::{Digest, Sha256};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, only_file};
 use crate::context::hex;
 use crate::engine::{DockerEngine, environment_map};
 use crate::failure::{During, engine_error, is_not_found};
@@ -22,7 +22,19 @@ use crate::reference;
 use crate::stager::Stager;
 
 /// Grows when what is put into prepared images changes.
-const REVISION: u32 = 4;
+const REVISION: u32 = 5;
+/// Where distributions keep the authorities that programs trust, in one file.
+const BUNDLES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+/// A longer bundle is not one.
+const BUNDLE_LIMIT: usize = 4 << 20;
+/// What Debian's tools add to the bundle whenever they write it anew.
+const LOCAL_AUTHORITIES: &str = "/usr/local/share/ca-certificates/swe-forge.crt";
+/// Cargo reads the configuration of every folder above the one it works in.
+const CARGO_CONFIG: &str = "/.cargo/config.toml";
 /// Variables of an image that are not handed on to commands: they make every program load or run
 /// something first, so a reference image that sets one would change what a verdict means. An
 /// image that needs a library path keeps it; `LD_LIBRARY_PATH` alone runs nothing.
@@ -49,14 +61,18 @@ impl DockerEngine {
     }
 
     /// Makes an image runnable again whose prepared form somebody has removed since: a program with
-    /// another `forge-init`, or a person. Never pulls; nobody expects that to begin so late.
+    /// another `forge-init`, or a person.
     pub(crate) async fn prepare_again(&self, image: &PreparedImage) -> Result<(), EngineError> {
         let reference = &image.reference;
-        let found = self.client.docker.inspect_image(reference).await;
-        let found = found.during(OPERATION, reference)?;
-        let again = self.make_runnable(Source::of(reference, found)?).await?;
-        if again.runnable == image.runnable {
-            return Ok(());
+        if !image.runnable.starts_with(PREPARED_REPOSITORY) {
+            let message = "what setup has changed is gone: the image of it was removed";
+            return Err(absent(reference, message.to_owned()));
+        }
+        if let Some(found) = self.find_image(reference).await? {
+            let again = self.make_runnable(Source::of(reference, found)?).await?;
+            if again.runnable == image.runnable {
+                return Ok(());
+            }
         }
         Err(absent(
             reference,
@@ -97,7 +113,7 @@ impl DockerEngine {
 
     fn tag_for(&self, image_id: &str) -> String {
         let mut hasher = Sha256::new();
-        for part in [image_id, &self.init_digest, &REVISION.to_string()] {
+        for part in [image_id, &self.additions_digest, &REVISION.to_string()] {
             hasher.update(part.as_bytes());
             hasher.update([0]);
         }
@@ -105,16 +121,17 @@ impl DockerEngine {
     }
 
     async fn image_here(&self, reference: &str) -> Result<ImageInspect, EngineError> {
-        match self.client.docker.inspect_image(reference).await {
-            Ok(image) => return Ok(image),
-            Err(error) if !is_not_found(&error) => {
-                return Err(engine_error(OPERATION, reference, error));
-            }
-            Err(_) => {}
+        if let Some(image) = self.find_image(reference).await? {
+            return Ok(image);
+        }
+        if reference.contains('@') {
+            return Err(absent(
+                reference,
+                "no image of this name on the engine has this digest".to_owned(),
+            ));
         }
         if let Some(base) = reference.strip_prefix(BASE_IMAGES) {
-            let (name, _) = reference::split(base);
-            let name = name.trim_end_matches("-base");
+            let name = reference::name(base).trim_end_matches("-base");
             return Err(absent(
                 reference,
                 format!(
@@ -122,38 +139,54 @@ impl DockerEngine {
                 ),
             ));
         }
-        if !self.allow_pull {
-            return Err(absent(
-                reference,
-                format!(
-                    "the image is not on the engine, and none is pulled for a task; get it with \
-                     `docker pull {reference}`"
-                ),
-            ));
+        Err(absent(
+            reference,
+            format!(
+                "the image is not on the engine, and none is pulled for a task; get it with \
+                 `docker pull {reference}`"
+            ),
+        ))
+    }
+
+    /// The image of a reference; one with a digest is that image or none.
+    async fn find_image(&self, reference: &str) -> Result<Option<ImageInspect>, EngineError> {
+        let pin = reference::pin(reference, OPERATION)?;
+        let found = match (self.inspect_if_there(reference).await?, pin) {
+            // An image that was built here has no registry's digest; its identifier is one as well.
+            (None, Some(pin)) => self.inspect_if_there(pin).await?,
+            (found, _) => found,
+        };
+        if let (Some(image), Some(pin)) = (&found, pin) {
+            check_pin(reference, pin, image)?;
         }
-        self.pull_image(reference).await?;
-        let pulled = self.client.docker.inspect_image(reference).await;
-        pulled.during(OPERATION, reference)
+        Ok(found)
+    }
+
+    async fn inspect_if_there(&self, name: &str) -> Result<Option<ImageInspect>, EngineError> {
+        match self.client.docker.inspect_image(name).await {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(engine_error(OPERATION, name, error)),
+        }
     }
 
     async fn is_prepared(&self, runnable: &str, image_id: &str) -> Result<bool, EngineError> {
-        match self.client.docker.inspect_image(runnable).await {
-            Ok(image) => {
-                let labels = image.config.and_then(|config| config.labels);
-                let of = labels.and_then(|mut labels| labels.remove(IMAGE_OF));
-                Ok(of.as_deref() == Some(image_id))
-            }
-            Err(error) if is_not_found(&error) => Ok(false),
-            Err(error) => Err(engine_error(OPERATION, runnable, error)),
-        }
+        let Some(image) = self.inspect_if_there(runnable).await? else {
+            return Ok(false);
+        };
+        let labels = image.config.and_then(|config| config.labels);
+        let of = labels.and_then(|mut labels| labels.remove(IMAGE_OF));
+        Ok(of.as_deref() == Some(image_id))
     }
 
     async fn derive(&self, source: &Source, tag: &str) -> Result<(), EngineError> {
-        let archive = layer(&self.init.bytes).during(OPERATION, &source.reference)?;
         let labels = self.own_labels();
         let stager =
             Stager::create(&self.client, labels, &source.id, Vec::new(), OPERATION).await?;
-        let result = match stager.put(archive).await {
+        let result = match self
+            .add(&stager, &source.reference, self.cargo_config.as_deref())
+            .await
+        {
             Ok(()) => self.commit(&stager, source, tag).await,
             Err(error) => Err(error),
         };
@@ -161,6 +194,21 @@ impl DockerEngine {
         result?;
         self.remove_superseded(&source.id, tag).await;
         Ok(())
+    }
+
+    /// Puts what is ours on top of the image of a stager.
+    pub(crate) async fn add(
+        &self,
+        stager: &Stager<'_>,
+        reference: &str,
+        cargo_config: Option<&str>,
+    ) -> Result<(), EngineError> {
+        let trusted = match &self.certificates {
+            Some(certificates) => Some(trusted(stager, certificates).await?),
+            None => None,
+        };
+        let archive = layer(&self.init.bytes, trusted.as_ref(), cargo_config);
+        stager.put(archive.during(OPERATION, reference)?).await
     }
 
     async fn commit(
@@ -203,13 +251,90 @@ impl DockerEngine {
     }
 }
 
+/// Refuses an image that is not the one its reference pins.
+fn check_pin(reference: &str, pin: &str, image: &ImageInspect) -> Result<(), EngineError> {
+    let digests = image.repo_digests.as_deref().unwrap_or_default();
+    let of_registry = |digest: &String| digest.split_once('@').is_some_and(|(_, d)| d == pin);
+    if digests.iter().any(of_registry) {
+        return Ok(());
+    }
+    if image.id.as_deref() != Some(pin) {
+        return Err(rejected(
+            reference,
+            "the engine has another image under this name than the one it is pinned to".to_owned(),
+        ));
+    }
+    // Otherwise any name would do for any image, and rules about names would be worth nothing.
+    let tags = image.repo_tags.as_deref().unwrap_or_default();
+    let named =
+        |other: &String| familiar(reference::name(other)) == familiar(reference::name(reference));
+    if tags.iter().chain(digests).any(named) {
+        return Ok(());
+    }
+    Err(rejected(
+        reference,
+        format!(
+            "the image with this identifier has other names: {}",
+            tags.join(", ")
+        ),
+    ))
+}
+
+/// A name as people write it.
+fn familiar(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
 fn absent(reference: &str, message: String) -> EngineError {
     EngineError::new(EngineErrorKind::NotFound, OPERATION, reference, message)
 }
 
+/// The operator's authorities beside those that an image trusts.
+struct Trusted {
+    /// The operator's.
+    own: Arc<[u8]>,
+    /// Both, and the file of the image that they take the place of.
+    bundle: Option<(&'static str, Vec<u8>)>,
+}
+
+async fn trusted(stager: &Stager<'_>, own: &Arc<[u8]>) -> Result<Trusted, EngineError> {
+    let mut bundle = None;
+    for path in BUNDLES {
+        let archive = match stager.get(path, BUNDLE_LIMIT).await {
+            Ok(archive) => archive,
+            Err(error)
+                if matches!(
+                    error.kind,
+                    EngineErrorKind::NotFound | EngineErrorKind::Corrupt
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        // A link leads to one of the other paths, or to a file for one program only.
+        if let Ok(mut both) = only_file(&archive, BUNDLE_LIMIT as u64) {
+            // A snapshot's has them from the image that it was made from.
+            if !both.windows(own.len().max(1)).any(|part| part == &own[..]) {
+                both.push(b'\n');
+                both.extend_from_slice(own);
+            }
+            bundle = Some((path, both));
+            break;
+        }
+    }
+    let own = own.clone();
+    Ok(Trusted { own, bundle })
+}
+
 /// What is put on top of an image. Entries replace what has their name, links above all, so an
 /// image cannot divert them.
-fn layer(init: &[u8]) -> std::io::Result<bytes::Bytes> {
+fn layer(
+    init: &[u8],
+    trusted: Option<&Trusted>,
+    cargo_config: Option<&str>,
+) -> std::io::Result<bytes::Bytes> {
     let inside = |path: &'static str| path.trim_start_matches('/');
     let mut archive = Archive::new();
     // A file takes the place of a folder with all that is in it: nothing of the image stays here.
@@ -222,6 +347,22 @@ fn layer(init: &[u8]) -> std::io::Result<bytes::Bytes> {
     archive.file(inside(INIT_PATH), 0o711, init)?;
     archive.folder("workspace", 0o755, None)?;
     archive.folder("tmp", 0o1777, None)?;
+    if let Some(trusted) = trusted {
+        let both = trusted
+            .bundle
+            .as_ref()
+            .map(|(path, both)| (path, &both[..]));
+        // Programs are pointed to this file instead of their own, so it must hold those as well.
+        let all = both.map_or(&trusted.own[..], |(_, both)| both);
+        archive.file(inside(CERTIFICATES_PATH), 0o644, all)?;
+        if let Some((path, both)) = both {
+            archive.file(inside(path), 0o644, both)?;
+        }
+        archive.file(inside(LOCAL_AUTHORITIES), 0o644, &trusted.own)?;
+    }
+    if let Some(config) = cargo_config {
+        archive.file(inside(CARGO_CONFIG), 0o644, config.as_bytes())?;
+    }
     archive.finish()
 }
 
@@ -242,8 +383,11 @@ impl Source {
         let config = image.config.unwrap_or_default();
         check_config(reference, &config)?;
         let id = image.id.unwrap_or_default();
-        let digest = image.repo_digests.unwrap_or_default().into_iter().next();
-        let digest = digest.and_then(|text| Some(text.split_once('@')?.1.to_owned()));
+        let first = image.repo_digests.unwrap_or_default().into_iter().next();
+        let first = first.and_then(|text| Some(text.split_once('@')?.1.to_owned()));
+        // One image may have several; the author knows the one that is in the reference.
+        let pinned = reference::pin(reference, OPERATION)?;
+        let digest = pinned.map(str::to_owned).or(first);
         Ok(Self {
             reference: reference.to_owned(),
             digest: digest.unwrap_or_else(|| id.clone()),
@@ -296,7 +440,7 @@ fn rejected(reference: &str, message: String) -> EngineError {
 }
 
 /// The architecture of an ELF file, by the name images use.
-fn binary_architecture(binary: &[u8]) -> Option<&'static str> {
+pub(crate) fn binary_architecture(binary: &[u8]) -> Option<&'static str> {
     if !binary.starts_with(b"\x7fELF") {
         return None;
     }
@@ -337,9 +481,8 @@ fn check_config(reference: &str, config: &ImageConfig) -> Result<(), EngineError
 }
 
 /// Where every sandbox has a mount of its own.
-const MOUNTED: [&str; 4] = [
+const MOUNTED: [&str; 3] = [
     forge_core::sandbox::WORKSPACE,
-    forge_core::sandbox::OUTPUT,
     forge_core::sandbox::SPECIFICATION,
     "/tmp",
 ];
@@ -402,7 +545,7 @@ mod tests {
 
     #[test]
     fn volumes_where_swe_forge_mounts_are_covered_and_others_are_shaded() {
-        let source = with_volumes(&["/workspace", "/data", "/tmp/", "/workspace/output"]).unwrap();
+        let source = with_volumes(&["/workspace", "/data", "/tmp/"]).unwrap();
         assert_eq!(&*source.volumes, ["/data"]);
     }
 
@@ -413,12 +556,74 @@ mod tests {
             "/.swe-forge/channel",
             "/",
             "/workspace/src",
+            "/workspace/output",
             "x",
             "/a/../b",
         ] {
             let error = with_volumes(&[volume]).err().expect(volume);
             assert_eq!(error.kind, EngineErrorKind::Rejected);
         }
+    }
+
+    #[test]
+    fn a_pinned_image_is_that_image_under_that_name() {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+        let mut here = image(ImageConfig::default());
+        here.id = Some(digest("1"));
+        here.repo_tags = Some(vec!["box.lan:5000/team/a:1".into(), "python:3".into()]);
+        here.repo_digests = Some(vec![format!("mirror/a@{}", digest("2"))]);
+        let judge = |name: &str, digit: &str| {
+            let reference = format!("{name}@{}", digest(digit));
+            check_pin(&reference, &digest(digit), &here)
+        };
+        for (name, digit) in [
+            ("mirror/a", "2"),
+            ("box.lan:5000/team/a", "1"),
+            ("box.lan:5000/team/a:other", "1"),
+            ("docker.io/library/python", "1"),
+        ] {
+            judge(name, digit).unwrap();
+        }
+        for (name, digit) in [("mirror/a", "3"), ("trusted/a", "1"), ("team/a", "1")] {
+            let error = judge(name, digit).unwrap_err();
+            assert_eq!(error.kind, EngineErrorKind::Rejected, "{name} {digit}");
+        }
+        let reference = format!("mirror/a@{}", digest("2"));
+        assert_eq!(Source::of(&reference, here).unwrap().digest, digest("2"));
+    }
+
+    #[test]
+    fn authorities_and_configuration_stand_where_programs_look() {
+        let trusted = Trusted {
+            own: Arc::from(*b"OWN"),
+            bundle: Some((BUNDLES[0], b"IMAGE\nOWN".to_vec())),
+        };
+        let files = |archive: bytes::Bytes| {
+            use std::io::Read;
+            let mut archive = tar::Archive::new(&archive[..]);
+            let entries = archive.entries().unwrap().map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut text = String::new();
+                let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+                entry.read_to_string(&mut text).unwrap();
+                (path, text)
+            });
+            entries.collect::<BTreeMap<_, _>>()
+        };
+        let all = files(layer(b"init", Some(&trusted), Some("[net]")).unwrap());
+        assert_eq!(all[".swe-forge/certificates.pem"], "IMAGE\nOWN");
+        assert_eq!(all["etc/ssl/certs/ca-certificates.crt"], "IMAGE\nOWN");
+        assert_eq!(all["usr/local/share/ca-certificates/swe-forge.crt"], "OWN");
+        assert_eq!(all[".cargo/config.toml"], "[net]");
+        let alone = Trusted {
+            bundle: None,
+            ..trusted
+        };
+        let all = files(layer(b"init", Some(&alone), None).unwrap());
+        assert_eq!(all[".swe-forge/certificates.pem"], "OWN");
+        assert!(!all.contains_key(".cargo/config.toml"));
+        let plain = files(layer(b"init", None, None).unwrap());
+        assert!(!plain.contains_key(".swe-forge/certificates.pem"));
     }
 
     #[test]

@@ -28,6 +28,35 @@ pub(crate) fn check(reference: &str, operation: Operation) -> Result<(), EngineE
     ))
 }
 
+/// The digest that a reference ends in, when it has one.
+///
+/// # Errors
+/// [`EngineErrorKind::Rejected`] when what stands there is no digest, which the engine might take
+/// for something shorter.
+pub(crate) fn pin(reference: &str, operation: Operation) -> Result<Option<&str>, EngineError> {
+    let Some((name, digest)) = reference.split_once('@') else {
+        return Ok(None);
+    };
+    let digit = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+    let digits = digest.strip_prefix("sha256:");
+    if !name.is_empty()
+        && digits.is_some_and(|digits| digits.len() == 64 && digits.bytes().all(digit))
+    {
+        return Ok(Some(digest));
+    }
+    Err(EngineError::new(
+        EngineErrorKind::Rejected,
+        operation,
+        reference,
+        format!("'{digest}' is not a digest: 'sha256:' and 64 digits of lower-case hexadecimal"),
+    ))
+}
+
+/// The name of a reference, without tag and digest.
+pub(crate) fn name(reference: &str) -> &str {
+    split(split(reference).0).0
+}
+
 /// A reference in its parts: the name, and the tag or digest (`latest` when neither is said).
 pub(crate) fn split(reference: &str) -> (&str, &str) {
     if let Some((name, digest)) = reference.split_once('@') {
@@ -58,6 +87,26 @@ mod tests {
             "sha256:0123",
         ] {
             assert!(check(text, Operation::Images).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_pin_is_a_whole_digest_or_an_error() {
+        let operation = Operation::PrepareImage;
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        assert_eq!(pin("a:1", operation).unwrap(), None);
+        let pinned = format!("box:5000/a:1@{digest}");
+        assert_eq!(pin(&pinned, operation).unwrap(), Some(digest.as_str()));
+        assert_eq!(name(&pinned), "box:5000/a");
+        for wrong in [
+            "a@sha256:00".to_owned(),
+            format!("a@{}", digest.to_uppercase()),
+            format!("a@{digest}0"),
+            format!("@{digest}"),
+            format!("a@b@{digest}"),
+            format!("a@{}", digest.replace("256", "512")),
+        ] {
+            assert!(pin(&wrong, operation).is_err(), "{wrong}");
         }
     }
 

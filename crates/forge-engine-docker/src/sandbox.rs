@@ -1,5 +1,6 @@
 //! Making a sandbox, connecting to it, and the handle to it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use async_trait::async_trait;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
 use forge_core::sandbox::WORKSPACE;
-use forge_core::{Attestation, ExecRequest, NetworkLevel, ResourceUsage, SandboxId, SandboxSpec};
+use forge_core::{Attestation, ExecRequest, ResourceUsage, SandboxId, SandboxSpec, UserId};
 use forge_engine::channel::{ChannelClient, ChannelIdentity, Connector, Download};
 use forge_engine::{
-    Condition, EngineError, EngineErrorKind, Operation, PreparedImage, RunningExec, Sandbox,
+    Condition, Egress, EngineError, EngineErrorKind, Files, Operation, PreparedImage, RunningExec,
+    Sandbox,
 };
 use forge_wire::Secret;
 use forge_wire::message::{Settings, TransferLimits, TransferSummary};
@@ -18,10 +20,11 @@ use tokio::io::AsyncRead;
 use tokio::time::Instant;
 
 use crate::channel::{ChannelFolder, Outside, RelayConnector, SocketConnector};
-use crate::container::{Here, create_body, digest};
+use crate::container::{Here, create_body};
+use crate::egress::{self, SandboxEgress};
 use crate::engine::DockerEngine;
 use crate::failure::{During, engine_error, is_conflict, is_not_found};
-use crate::names::{SPECIFICATION_DIGEST, Volumes, container};
+use crate::names::{EGRESS_FOLDER, SPECIFICATION_DIGEST, Volumes, container};
 
 /// How a container came to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +46,7 @@ const NAME_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct DockerSandbox {
     outside: Outside,
     channel: ChannelClient,
+    egress: Option<SandboxEgress>,
 }
 
 impl DockerEngine {
@@ -53,21 +57,12 @@ impl DockerEngine {
         secret: &Secret,
     ) -> Result<DockerSandbox, EngineError> {
         const OPERATION: Operation = Operation::Create;
-        if spec.network != NetworkLevel::Isolated {
-            // A weaker promise than asked for is kept by nobody; it must fail closed.
-            return Err(EngineError::new(
-                EngineErrorKind::Unsupported,
-                OPERATION,
-                spec.id.as_str(),
-                format!(
-                    "network level '{}' is not available on this engine",
-                    spec.network
-                ),
-            ));
-        }
-        let (volumes, ()) = futures::try_join!(
+        let (volumes, (), (), attachment) = futures::try_join!(
             self.declared_volumes(&image.runnable),
-            self.check_workspace(&spec.workspace)
+            self.check_workspace(&spec.workspace),
+            self.check_disk(&spec.workspace),
+            // Before the container: what is not there cannot be mounted.
+            self.attach(spec)
         )?;
         let folder = self.channel_folder(&spec.id).await?;
         let made = match &folder {
@@ -79,7 +74,10 @@ impl DockerEngine {
             channel: folder.path(),
             root: &self.channel_root,
         });
-        let body = Box::new(create_body(spec, image, &volumes, here));
+        let mut body = Box::new(create_body(spec, image, &volumes, here));
+        if let Some(attachment) = attachment {
+            attachment.add_to(&mut body);
+        }
         let found = self.place_container(spec, image, &body).await?;
         if found == Found::New
             && !made
@@ -101,8 +99,13 @@ impl DockerEngine {
             workspace: WORKSPACE.to_owned(),
             disk_limit: spec.limits.disk_bytes,
             lifetime_seconds: spec.max_lifetime.as_secs(),
+            network: spec.network.as_ref().map(egress::settings),
         };
-        self.connect_sandbox(&spec.id, secret, folder, Some(settings))
+        let labels = body.labels.unwrap_or_default();
+        let egress = self
+            .egress_of(&spec.id, |key| labels.get(key).cloned())
+            .await;
+        self.connect_sandbox(&spec.id, secret, folder, Some(settings), egress)
             .await
     }
 
@@ -113,13 +116,19 @@ impl DockerEngine {
     ) -> Result<DockerSandbox, EngineError> {
         let outside = self.outside(id);
         // Asked first, because a socket without a container behind it is only found silent later.
-        if let Some(cause) = outside.cause_of_death().await? {
+        let Some(found) = outside.inspect(Operation::Open).await? else {
+            return Err(outside.absent());
+        };
+        let labels = found.config.and_then(|config| config.labels);
+        let labels = labels.unwrap_or_default();
+        if let Some(cause) = outside.cause_in(found.state.unwrap_or_default()).await {
             return Err(cause);
         }
+        let egress = self.egress_of(id, |key| labels.get(key).cloned()).await;
         // A sandbox made without a shared disk has no folder, however the disk is now.
         let folder = self.channel_folder(id).await?;
         let folder = folder.filter(ChannelFolder::exists);
-        self.connect_sandbox(id, secret, folder, None).await
+        self.connect_sandbox(id, secret, folder, None, egress).await
     }
 
     fn outside(&self, id: &SandboxId) -> Outside {
@@ -201,8 +210,9 @@ impl DockerEngine {
                 Err(error) => return Err(engine_error(OPERATION, spec.id.as_str(), error)),
             }
             let outside = self.outside(&spec.id);
-            if let Some(there) = outside.inspect(OPERATION).await?
-                && let Some(found) = judge(&outside, there, &digest(spec, image)).await?
+            // On the heap as well: so is what the engine answers.
+            if let Some(there) = Box::pin(outside.inspect(OPERATION)).await?
+                && let Some(found) = Box::pin(judge(&outside, there, body)).await?
             {
                 return Ok(found);
             }
@@ -225,6 +235,7 @@ impl DockerEngine {
         secret: &Secret,
         folder: Option<ChannelFolder>,
         claim: Option<Settings>,
+        egress: Option<SandboxEgress>,
     ) -> Result<DockerSandbox, EngineError> {
         let outside = self.outside(id);
         let connector: Arc<dyn Connector> = match &folder {
@@ -254,7 +265,11 @@ impl DockerEngine {
         if let Some(folder) = &folder {
             folder.lock().during(Operation::Open, id.as_str())?;
         }
-        Ok(DockerSandbox { outside, channel })
+        Ok(DockerSandbox {
+            outside,
+            channel,
+            egress,
+        })
     }
 }
 
@@ -263,16 +278,24 @@ impl DockerEngine {
 async fn judge(
     outside: &Outside,
     there: ContainerInspectResponse,
-    digest: &str,
+    body: &ContainerCreateBody,
 ) -> Result<Option<Found>, EngineError> {
     let status = there.state.and_then(|state| state.status);
     let status = status.unwrap_or(ContainerStateStatusEnum::EMPTY);
     if status == ContainerStateStatusEnum::REMOVING {
         return Ok(None);
     }
-    let labels = there.config.and_then(|config| config.labels);
-    let theirs = labels.and_then(|mut labels| labels.remove(SPECIFICATION_DIGEST));
-    if theirs.as_deref() != Some(digest) {
+    let theirs = there.config.and_then(|config| config.labels);
+    // One that hangs on another proxy is out of our control as well.
+    let same = |key: &str| {
+        let label = |labels: &Option<HashMap<String, String>>| {
+            // An empty one is inherited from an image.
+            let label = labels.as_ref()?.get(key).cloned();
+            label.filter(|label| !label.is_empty())
+        };
+        label(&theirs) == label(&body.labels)
+    };
+    if !same(SPECIFICATION_DIGEST) || !same(EGRESS_FOLDER) {
         return Err(EngineError::new(
             EngineErrorKind::Conflict,
             Operation::Create,
@@ -292,19 +315,7 @@ async fn judge(
 }
 
 #[async_trait]
-impl Sandbox for DockerSandbox {
-    fn id(&self) -> &SandboxId {
-        &self.outside.id
-    }
-
-    fn attestation(&self) -> &Attestation {
-        self.channel.attestation()
-    }
-
-    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError> {
-        self.channel.exec(request)
-    }
-
+impl Files for DockerSandbox {
     async fn put(
         &self,
         directory: &str,
@@ -320,6 +331,29 @@ impl Sandbox for DockerSandbox {
 
     async fn remove(&self, path: &str) -> Result<(), EngineError> {
         self.channel.remove(path).await
+    }
+
+    async fn hand_over(&self, path: &str, user: UserId) -> Result<(), EngineError> {
+        self.channel.hand_over(path, user).await
+    }
+}
+
+#[async_trait]
+impl Sandbox for DockerSandbox {
+    fn id(&self) -> &SandboxId {
+        &self.outside.id
+    }
+
+    fn attestation(&self) -> &Attestation {
+        self.channel.attestation()
+    }
+
+    fn egress(&self) -> Option<&dyn Egress> {
+        self.egress.as_ref().map(|egress| egress as &dyn Egress)
+    }
+
+    async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError> {
+        self.channel.exec(request)
     }
 
     async fn kill_all(&self) -> Result<u32, EngineError> {

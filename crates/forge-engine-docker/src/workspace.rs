@@ -1,7 +1,8 @@
-//! A workspace: three volumes that outlive the containers of an attempt.
+//! A workspace: two volumes that outlive the containers of an attempt.
 //!
-//! They are filled in place where the engine's disk is ours, and through a container that never
-//! starts everywhere else. Both ways leave the same owners, modes and contents.
+//! One is of a size that holds, with the folder for what shall be kept in it; the other has the
+//! specification. They are filled in place where the engine's disk is ours, and through a container
+//! that never starts everywhere else. Both ways leave the same owners, modes and contents.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,16 +13,17 @@ use bollard::models::{Mount, MountType, MountVolumeOptions, Volume, VolumeCreate
 use bollard::query_parameters::RemoveVolumeOptions;
 use forge_core::ownership::{Role, keys};
 use forge_core::sandbox::{OUTPUT, SPECIFICATION, WORKSPACE};
-use forge_core::{SandboxId, SpecificationFile, UserId, WorkspaceSpec};
+use forge_core::{DiskQuota, SandboxId, SpecificationFile, UserId, WorkspaceSpec};
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
 use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
 
 use crate::archive::Archive;
 use crate::context::hex;
+use crate::disk::{DiskSettings, quota_of};
 use crate::engine::DockerEngine;
 use crate::failure::{During, is_not_found};
-use crate::names::{SPECIFICATION_DIGEST, Volumes};
+use crate::names::{SPECIFICATION_DIGEST, Volumes, is_workspace};
 use crate::stager::Stager;
 
 const OPERATION: Operation = Operation::CreateWorkspace;
@@ -33,19 +35,28 @@ impl DockerEngine {
         &self,
         spec: &WorkspaceSpec,
         image: &PreparedImage,
-    ) -> Result<(), EngineError> {
+    ) -> Result<DiskQuota, EngineError> {
         check_names(spec)?;
-        let volumes = Volumes::of(&spec.id);
-        // All are awaited: one that is still being made could not be removed.
-        let (workspace, artifacts, specification) = futures::join!(
-            self.make_volume(spec, &volumes.workspace, Role::Workspace),
-            self.make_volume(spec, &volumes.artifacts, Role::Artifacts),
-            self.make_volume(spec, &volumes.specification, Role::Specification),
-        );
+        let names = Volumes::of(&spec.id);
+        let settings = self.disk_settings(spec, &names.workspace).await?;
+        let workspace = async {
+            let role = Role::Workspace;
+            let volume = self.make_volume(spec, &names.workspace, role, settings);
+            let volume = volume.await?;
+            if quota_of(&volume) == DiskQuota::Loop {
+                self.make_loop_volume(spec, &volume).await?;
+            }
+            Ok::<_, EngineError>(volume)
+        };
+        let (role, none) = (Role::Specification, DiskSettings::default());
+        let specification = self.make_volume(spec, &names.specification, role, none);
+        // Both are awaited: one that is still being made could not be removed.
+        let (workspace, specification) = futures::join!(workspace, specification);
+        let (workspace, specification) = (workspace?, specification?);
+        let quota = quota_of(&workspace);
         let visible = Mountpoints {
-            workspace: workspace?.mountpoint.into(),
-            artifacts: artifacts?.mountpoint.into(),
-            specification: specification?.mountpoint.into(),
+            workspace: (quota != DiskQuota::Loop).then(|| workspace.mountpoint.into()),
+            specification: specification.mountpoint.into(),
         };
         if self.fills_in_place().await? && visible.are_here() {
             let spec = spec.clone();
@@ -59,7 +70,7 @@ impl DockerEngine {
             self.fill_through_stager(spec, image).await?;
         }
         self.remember_workspace(&spec.id);
-        Ok(())
+        Ok(quota)
     }
 
     /// Ownership can be set from outside only by root, on the same disk, with the same user ids.
@@ -73,12 +84,16 @@ impl DockerEngine {
         spec: &WorkspaceSpec,
         name: &str,
         role: Role,
+        disk: DiskSettings,
     ) -> Result<Volume, EngineError> {
         let mut labels = spec.ownership.labels(role);
         labels.insert(SPECIFICATION_DIGEST.to_owned(), digest(spec));
+        let of_disk = disk.labels.into_iter();
+        labels.extend(of_disk.map(|(key, value)| (key.to_owned(), value)));
         let request = VolumeCreateRequest {
             name: Some(name.to_owned()),
             driver: Some("local".to_owned()),
+            driver_opts: Some(disk.options),
             labels: Some(labels.clone().into_iter().collect()),
             ..VolumeCreateRequest::default()
         };
@@ -137,14 +152,17 @@ impl DockerEngine {
     pub(crate) async fn remove_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
         self.forget_workspace(id);
         let volumes = Volumes::of(id);
-        let [a, b, c] = volumes.all();
+        let [a, b] = volumes.all();
         let remove = |name| self.remove_volume(name);
-        // All are tried, also when one is in use.
-        let (a, b, c) = futures::join!(remove(a), remove(b), remove(c));
-        a.and(b).and(c)
+        // Both are tried, also when one is in use.
+        let (a, b) = futures::join!(remove(a), remove(b));
+        a.and(b)
     }
 
     pub(crate) async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        if is_workspace(name) {
+            self.remove_loop_volume(name).await?;
+        }
         let options = None::<RemoveVolumeOptions>;
         match self.client.docker.remove_volume(name, options).await {
             Err(error) if is_not_found(&error) => Ok(()),
@@ -171,7 +189,6 @@ pub(crate) fn mounts(id: &SandboxId, sealed: bool) -> Vec<Mount> {
     vec![
         mount(volumes.workspace, WORKSPACE, false),
         mount(volumes.specification, SPECIFICATION, sealed),
-        mount(volumes.artifacts, OUTPUT, false),
     ]
 }
 
@@ -197,6 +214,8 @@ fn digest(spec: &WorkspaceSpec) -> String {
     let mut hasher = Sha256::new();
     hasher.update(spec.user.uid().to_le_bytes());
     hasher.update(spec.user.gid().to_le_bytes());
+    hasher.update(spec.disk_bytes.to_le_bytes());
+    hasher.update(spec.disk_files.to_le_bytes());
     for file in &spec.specification {
         for part in [file.name.as_bytes(), &file.contents] {
             hasher.update((part.len() as u64).to_le_bytes());
@@ -223,32 +242,35 @@ fn archive(spec: &WorkspaceSpec) -> io::Result<bytes::Bytes> {
 
 /// Where the engine keeps the volumes.
 struct Mountpoints {
-    workspace: PathBuf,
-    artifacts: PathBuf,
+    /// None for one that is a file system of its own, which has its folders from the start and is
+    /// not there before a container is.
+    workspace: Option<PathBuf>,
     specification: PathBuf,
 }
 
 impl Mountpoints {
     /// Whether this process sees them. Their names are unique, so what is there is meant.
     fn are_here(&self) -> bool {
-        [&self.workspace, &self.artifacts, &self.specification]
-            .into_iter()
+        self.workspace
+            .iter()
+            .chain([&self.specification])
             .all(|path| path.is_absolute() && path.is_dir())
     }
 
     /// The folders above the volumes belong to the engine, so only the last component of a path
     /// could be a link that a task made; those are opened without following.
     fn fill(&self, spec: &WorkspaceSpec) -> io::Result<()> {
-        own(&self.workspace, Some(spec.user))?;
-        // Mount points of the other volumes; the engine would make them as well, but only when
-        // the first container starts.
-        for name in [SPECIFICATION, OUTPUT] {
-            let name = name.trim_start_matches(WORKSPACE).trim_start_matches('/');
-            let path = self.workspace.join(name);
-            make_folder(&path)?;
-            own(&path, None)?;
+        if let Some(workspace) = &self.workspace {
+            own(workspace, Some(spec.user))?;
+            // The specification's is a mount point; the engine would make it as well, but only
+            // when the first container starts.
+            for (name, user) in [(SPECIFICATION, None), (OUTPUT, Some(spec.user))] {
+                let name = name.trim_start_matches(WORKSPACE).trim_start_matches('/');
+                let path = workspace.join(name);
+                make_folder(&path)?;
+                own(&path, user)?;
+            }
         }
-        own(&self.artifacts, Some(spec.user))?;
         own(&self.specification, None)?;
         for file in &spec.specification {
             write_file(&self.specification.join(&file.name), &file.contents)?;

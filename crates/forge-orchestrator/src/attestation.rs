@@ -4,6 +4,9 @@ use forge_core::{Attestation, Failure, Profile, Reason, SandboxSpec};
 
 /// Mount points that a sandbox may write to.
 const WRITABLE: [&str; 3] = ["/workspace", "/workspace/output", "/tmp"];
+/// Writable as well where the root file system is: it, and files of one container that engines mount
+/// over those of the image.
+const WRITABLE_IN_BUILD: [&str; 4] = ["/", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
 /// Writable, but of no use to a task: the channel, which is locked, and shared memory.
 const TOLERATED: [&str; 2] = ["/.swe-forge/channel", "/dev/shm"];
 
@@ -43,8 +46,9 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
         missing.push("a writable root file system".to_owned());
     }
     let allowed = |mount: &&String| {
-        let root = spec.profile == Profile::Build && mount.as_str() == "/";
-        !root && !WRITABLE.contains(&mount.as_str()) && !TOLERATED.contains(&mount.as_str())
+        let of_build =
+            spec.profile == Profile::Build && WRITABLE_IN_BUILD.contains(&mount.as_str());
+        !of_build && !WRITABLE.contains(&mount.as_str()) && !TOLERATED.contains(&mount.as_str())
     };
     missing.extend(
         attestation
@@ -199,5 +203,27 @@ mod tests {
                 "{found:?}"
             );
         }
+    }
+
+    #[test]
+    fn setup_is_root_with_five_capabilities_on_a_writable_root_and_nothing_else_is() {
+        let mut build = sandbox_spec();
+        build.profile = Profile::Build;
+        let found = Attestation {
+            capabilities: Profile::Build.capabilities(),
+            bounding_capabilities: Profile::Build.capabilities(),
+            uid: 0,
+            gid: 0,
+            read_only_root: false,
+            writable_mounts: vec!["/".into(), "/etc/hostname".into(), "/workspace".into()],
+            ..confined()
+        };
+        assert_eq!(check(&build, &found), Ok(()));
+        assert!(check(&sandbox_spec(), &found).is_err());
+        let more = Attestation {
+            capabilities: u64::MAX,
+            ..found
+        };
+        assert!(check(&build, &more).is_err());
     }
 }

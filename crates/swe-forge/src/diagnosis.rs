@@ -1,4 +1,4 @@
-//! What `doctor` says about a Docker engine and forge-init.
+//! What `doctor` says about a Docker engine and the programs that run in its containers.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use forge_engine::diagnosis::{Diagnosis, Finding, FindingStatus};
 use forge_engine::{Engine, EngineDescription, EngineError};
 use forge_engine_docker::{CapabilityFinding, CapabilityStatus, DockerEngine};
 
-use crate::init_binary::{InitError, Loaded, Origin};
+use crate::programs::{Loaded, Origin, Program, ProgramError};
 
 const GIBIBYTE: u64 = 1024 * 1024 * 1024;
 /// Less free disk than this deserves a remark.
@@ -15,30 +15,27 @@ const LITTLE_DISK: u64 = 5 * GIBIBYTE;
 const NO_DISK: u64 = GIBIBYTE;
 
 /// The diagnosis when no engine answers.
-pub(crate) fn without_engine(error: &EngineError, init: &Result<Loaded, InitError>) -> Diagnosis {
+pub(crate) fn without_engine(error: &EngineError, programs: &Programs) -> Diagnosis {
+    let mut findings = vec![engine_error(error)];
+    findings.extend(programs.findings(None));
     Diagnosis {
         engine: None,
-        findings: vec![engine_error(error), init_finding(init, None)],
+        findings,
     }
 }
 
 /// The diagnosis of an engine that answers.
-pub(crate) async fn with_engine(
-    engine: &DockerEngine,
-    init: &Result<Loaded, InitError>,
-) -> Diagnosis {
+pub(crate) async fn with_engine(engine: &DockerEngine, programs: &Programs) -> Diagnosis {
     let description = match engine.describe().await {
         Ok(description) => description,
-        Err(error) => return without_engine(&error, init),
+        Err(error) => return without_engine(&error, programs),
     };
-    let mut findings = vec![
-        finding(
-            "engine",
-            FindingStatus::Ok,
-            format!("{} {} answers", description.kind, description.version),
-        ),
-        init_finding(init, Some(&description)),
-    ];
+    let mut findings = vec![finding(
+        "engine",
+        FindingStatus::Ok,
+        format!("{} {} answers", description.kind, description.version),
+    )];
+    findings.extend(programs.findings(Some(&description)));
     findings.extend(disk(&description));
     match engine.capabilities().await {
         Ok(capabilities) => findings.extend(capabilities.into_iter().map(capability)),
@@ -78,14 +75,38 @@ fn engine_error(error: &EngineError) -> Finding {
     }
 }
 
-fn init_finding(init: &Result<Loaded, InitError>, engine: Option<&EngineDescription>) -> Finding {
-    const NAME: &str = "forge-init";
-    let loaded = match init {
+/// The programs that run in containers, as far as they could be had.
+pub(crate) struct Programs {
+    pub(crate) init: Result<Loaded, ProgramError>,
+    pub(crate) egress: Result<Loaded, ProgramError>,
+}
+
+impl Programs {
+    fn findings(&self, engine: Option<&EngineDescription>) -> [Finding; 2] {
+        [
+            program_finding(Program::Init, &self.init, engine),
+            program_finding(Program::Egress, &self.egress, engine),
+        ]
+    }
+}
+
+fn program_finding(
+    program: Program,
+    loaded: &Result<Loaded, ProgramError>,
+    engine: Option<&EngineDescription>,
+) -> Finding {
+    let name = program.name();
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
+            let status = match program {
+                Program::Init => FindingStatus::Error,
+                // Isolated tasks run without it.
+                Program::Egress => FindingStatus::Warning,
+            };
             return Finding {
-                remedy: Some(error.hint().to_owned()),
-                ..finding(NAME, FindingStatus::Error, error.to_string())
+                remedy: Some(program.hint().to_owned()),
+                ..finding(name, status, error.to_string())
             };
         }
     };
@@ -97,8 +118,8 @@ fn init_finding(init: &Result<Loaded, InitError>, engine: Option<&EngineDescript
             engine.architecture
         );
         return Finding {
-            remedy: Some("build forge-init for the engine's machine".to_owned()),
-            ..finding(NAME, FindingStatus::Error, detail)
+            remedy: Some(format!("build {name} for the engine's machine")),
+            ..finding(name, FindingStatus::Error, detail)
         };
     }
     let kibibytes = loaded.bytes.len() / 1024;
@@ -106,7 +127,7 @@ fn init_finding(init: &Result<Loaded, InitError>, engine: Option<&EngineDescript
         Origin::BuiltIn => format!("built in, {kibibytes} KiB"),
         Origin::File(path) => format!("{}, {kibibytes} KiB", path.display()),
     };
-    finding(NAME, FindingStatus::Ok, detail)
+    finding(name, FindingStatus::Ok, detail)
 }
 
 /// Engines name architectures as the kernel or as Go does.

@@ -1,16 +1,20 @@
 //! Docker engines for the command line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use forge_cli::provider::{ConnectError, EngineProvider, EngineRequest, Need};
+use forge_cli::provider::{ConnectError, EngineProvider, EngineRequest, EngineSettings, Need};
+use forge_config::DiskSettings;
+use forge_engine::Engine;
 use forge_engine::diagnosis::Diagnosis;
-use forge_engine::{Engine, EngineError};
-use forge_engine_docker::{DiskSharing, DockerEngine, DockerOptions, Environment, InitBinary};
+use forge_engine_docker::{
+    DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment, InitBinary,
+    QuotaChoice,
+};
 
-use crate::diagnosis;
-use crate::init_binary::{self, InitError};
+use crate::diagnosis::{self, Programs};
+use crate::programs::{self, Loaded, Program, ProgramError};
 
 /// Connects to Docker engines.
 pub(crate) struct DockerProvider;
@@ -18,59 +22,111 @@ pub(crate) struct DockerProvider;
 #[async_trait]
 impl EngineProvider for DockerProvider {
     async fn connect(&self, request: &EngineRequest) -> Result<Arc<dyn Engine>, ConnectError> {
-        let init = match request.need {
-            Need::Sandboxes => load_init(request.init_binary.as_deref())
-                .await?
-                .into_binary(),
+        let bytes = match request.need {
+            Need::Sandboxes => Bytes::load(request).await?,
             // Nothing runs, so nothing is needed that could be missing.
-            Need::Management => InitBinary {
-                bytes: Arc::from([]),
-            },
+            Need::Management => Bytes::default(),
         };
-        Ok(Arc::new(connect(request, init).await?))
+        let options = options(request, bytes);
+        Ok(Arc::new(DockerEngine::connect(options).await?))
     }
 
     async fn diagnose(&self, request: &EngineRequest) -> Diagnosis {
-        let init = load_init(request.init_binary.as_deref()).await;
-        let nothing = InitBinary {
-            bytes: Arc::from([]),
+        let programs = Programs {
+            init: load(Program::Init, request.init_binary.as_deref()).await,
+            egress: load(Program::Egress, request.egress_binary.as_deref()).await,
         };
-        match connect(request, nothing).await {
-            Ok(engine) => diagnosis::with_engine(&engine, &init).await,
-            Err(error) => diagnosis::without_engine(&error, &init),
+        match DockerEngine::connect(options(request, Bytes::default())).await {
+            Ok(engine) => diagnosis::with_engine(&engine, &programs).await,
+            Err(error) => diagnosis::without_engine(&error, &programs),
         }
     }
 }
 
-async fn connect(request: &EngineRequest, init: InitBinary) -> Result<DockerEngine, EngineError> {
-    DockerEngine::connect(DockerOptions {
+/// What goes into containers.
+#[derive(Default)]
+struct Bytes {
+    init: Arc<[u8]>,
+    egress: Arc<[u8]>,
+    certificates: Option<Arc<[u8]>>,
+}
+
+impl Bytes {
+    async fn load(request: &EngineRequest) -> Result<Self, ConnectError> {
+        let init = load(Program::Init, request.init_binary.as_deref()).await;
+        let init = init.map_err(|error| unusable(Program::Init, &error))?;
+        let egress = match load(Program::Egress, request.egress_binary.as_deref()).await {
+            Ok(loaded) => loaded.bytes,
+            // Isolated tasks run without it; the others are told when they come.
+            Err(ProgramError::Missing(_)) if request.egress_binary.is_none() => Arc::from([]),
+            Err(error) => return Err(unusable(Program::Egress, &error)),
+        };
+        Ok(Self {
+            init: init.bytes,
+            egress,
+            certificates: certificates(&request.settings).await?,
+        })
+    }
+}
+
+fn options(request: &EngineRequest, bytes: Bytes) -> DockerOptions {
+    DockerOptions {
         host: request.host.clone(),
         environment: Environment::of_process(),
-        init_binary: init,
+        init_binary: InitBinary { bytes: bytes.init },
         channel_root: request.channel_root.clone(),
         owner: request.owner.clone(),
         holder: forge_orchestrator::holder::this_process(),
         disk_sharing: DiskSharing::Probe,
-        // An attempt must not wait for a registry while no deadline of its own runs.
-        allow_pull: false,
-    })
-    .await
-}
-
-async fn load_init(given: Option<&Path>) -> Result<init_binary::Loaded, InitError> {
-    let given = given.map(Path::to_owned);
-    let loading = tokio::task::spawn_blocking(move || init_binary::load(given.as_deref()));
-    match loading.await {
-        Ok(loaded) => loaded,
-        Err(_) => Err(InitError::BrokeOff),
+        disk: disk(&request.settings.disk),
+        certificates: bytes.certificates,
+        egress: EgressOptions {
+            program: bytes.egress,
+            resolvers: Vec::new(),
+            denied: request.settings.denied.clone(),
+        },
+        cargo_config: request.settings.cargo_config.clone(),
     }
 }
 
-impl From<InitError> for ConnectError {
-    fn from(error: InitError) -> Self {
-        Self::InitBinary {
-            problem: error.to_string(),
-            hint: error.hint().to_owned(),
-        }
+fn disk(settings: &DiskSettings) -> DiskOptions {
+    let mut options = DiskOptions {
+        quota: match settings.quota {
+            forge_config::QuotaChoice::Auto => QuotaChoice::Strongest,
+            forge_config::QuotaChoice::Only(quota) => QuotaChoice::Only(quota),
+        },
+        preallocate: settings.preallocate,
+        ..DiskOptions::default()
+    };
+    if let Some(pool) = &settings.pool {
+        options.pool.clone_from(pool);
+    }
+    options
+}
+
+async fn certificates(settings: &EngineSettings) -> Result<Option<Arc<[u8]>>, ConnectError> {
+    let Some(path) = settings.certificates.clone() else {
+        return Ok(None);
+    };
+    match tokio::fs::read(&path).await {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(source) => Err(ConnectError::Unreadable { path, source }),
+    }
+}
+
+async fn load(program: Program, given: Option<&Path>) -> Result<Loaded, ProgramError> {
+    let given: Option<PathBuf> = given.map(Path::to_owned);
+    let loading = tokio::task::spawn_blocking(move || programs::load(program, given.as_deref()));
+    match loading.await {
+        Ok(loaded) => loaded,
+        Err(_) => Err(ProgramError::BrokeOff),
+    }
+}
+
+fn unusable(program: Program, error: &ProgramError) -> ConnectError {
+    ConnectError::Program {
+        program: format!("{}, {},", program.name(), program.purpose()),
+        problem: error.to_string(),
+        hint: program.hint().to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 
 mod diagnosis;
 mod docker;
-mod init_binary;
+mod programs;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::Value;
 
 /// The layers of ARCHITECTURE.md, lowest first. A crate may depend on lower layers only.
-const LAYERS: [(&str, u8); 16] = [
+const LAYERS: [(&str, u8); 19] = [
     ("forge-core", 0),
     ("forge-wire", 0),
     ("forge-init", 1),
     ("forge-api", 1),
+    ("forge-config", 1),
     ("forge-engine", 1),
     ("forge-plan", 1),
     ("forge-task", 1),
+    ("forge-egress", 2),
     ("forge-engine-docker", 2),
     ("forge-images", 2),
+    ("forge-registries", 2),
     ("forge-store", 2),
     ("forge-orchestrator", 3),
     ("forge-cli", 4),

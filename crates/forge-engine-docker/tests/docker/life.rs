@@ -2,7 +2,7 @@
 
 use bollard::query_parameters::KillContainerOptions;
 use forge_core::{Ending, Limits};
-use forge_engine::{Condition, Engine, EngineErrorKind};
+use forge_engine::{Condition, Engine, EngineErrorKind, Inventory};
 use forge_wire::Secret;
 
 use crate::support::{

@@ -11,7 +11,10 @@
 )]
 
 mod confinement;
+mod disk;
+mod egress;
 mod images;
 mod life;
 mod objects;
+mod profiles;
 mod support;

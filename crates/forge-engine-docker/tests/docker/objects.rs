@@ -7,7 +7,7 @@ use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
 use forge_core::OwnerId;
 use forge_core::ownership::keys;
-use forge_engine::{Engine, EngineErrorKind, ObjectKind};
+use forge_engine::{Engine, EngineErrorKind, Inventory, ObjectKind};
 
 use crate::support::{BOTH_WAYS, next_user, raw_docker, run, secret, with_bench};
 
@@ -36,7 +36,6 @@ async fn a_listing_holds_exactly_what_was_made() {
         names.sort_unstable();
         let expected = [
             (ObjectKind::Container, format!("swe-forge-task-{id}")),
-            (ObjectKind::Volume, format!("swe-forge-artifacts-{id}")),
             (ObjectKind::Volume, format!("swe-forge-spec-{id}")),
             (ObjectKind::Volume, format!("swe-forge-workspace-{id}")),
         ];

@@ -11,11 +11,13 @@ use std::time::Duration;
 use forge_core::exec::{DEFAULT_GRACE, OutputStream};
 use forge_core::ownership::{Ownership, Role};
 use forge_core::{
-    Attempt, Difficulty, Ending, ExecRequest, ExitReport, NetworkLevel, OwnerId, RunId, SandboxId,
+    Attempt, Difficulty, Ending, ExecRequest, ExitReport, OwnerId, Profile, RunId, SandboxId,
     SandboxSpec, SpecificationFile, TaskId, UserId, WorkspaceSpec,
 };
-use forge_engine::{Engine, PreparedImage, Sandbox};
-use forge_engine_docker::{DiskSharing, DockerEngine, DockerOptions, Environment, InitBinary};
+use forge_engine::{Engine, Inventory, PreparedImage, Sandbox};
+use forge_engine_docker::{
+    DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment, InitBinary,
+};
 use forge_wire::Secret;
 use forge_wire::message::TransferLimits;
 use futures::FutureExt;
@@ -41,8 +43,15 @@ pub(crate) fn test_image() -> String {
 }
 
 pub(crate) fn init_bytes() -> Arc<[u8]> {
-    let path = setting("SWE_FORGE_TEST_INIT");
-    std::fs::read(&path)
+    file(&setting("SWE_FORGE_TEST_INIT"))
+}
+
+pub(crate) fn egress_bytes() -> Arc<[u8]> {
+    file(&setting("SWE_FORGE_TEST_EGRESS"))
+}
+
+fn file(path: &str) -> Arc<[u8]> {
+    std::fs::read(path)
         .unwrap_or_else(|error| panic!("{path}: {error}"))
         .into()
 }
@@ -50,6 +59,7 @@ pub(crate) fn init_bytes() -> Arc<[u8]> {
 /// Who holds what tests make.
 pub(crate) const HOLDER: &str = "test";
 const CHANNELS: &str = "channels";
+const POOL: &str = "pool";
 
 /// An engine with an owner label that only one test has.
 pub(crate) struct Bench {
@@ -71,7 +81,16 @@ fn options(sharing: DiskSharing, folder: &Path, owner: &OwnerId) -> DockerOption
         owner: owner.clone(),
         holder: HOLDER.into(),
         disk_sharing: sharing,
-        allow_pull: false,
+        disk: DiskOptions {
+            pool: folder.join(POOL),
+            ..DiskOptions::default()
+        },
+        certificates: None,
+        egress: EgressOptions {
+            program: egress_bytes(),
+            ..EgressOptions::default()
+        },
+        cargo_config: None,
     }
 }
 
@@ -79,14 +98,14 @@ fn options(sharing: DiskSharing, folder: &Path, owner: &OwnerId) -> DockerOption
 static SLOT: AtomicU16 = AtomicU16::new(1);
 
 impl Bench {
-    pub(crate) async fn new(sharing: DiskSharing) -> Self {
+    async fn new(sharing: DiskSharing, change: impl FnOnce(&mut DockerOptions)) -> Self {
         let uuid = uuid::Uuid::new_v4();
         let owner = OwnerId::new(format!("test-{}", uuid.simple())).unwrap();
         let folder = tempfile::tempdir().unwrap();
+        let mut options = options(sharing, folder.path(), &owner);
+        change(&mut options);
         Self {
-            engine: DockerEngine::connect(options(sharing, folder.path(), &owner))
-                .await
-                .unwrap(),
+            engine: DockerEngine::connect(options).await.unwrap(),
             owner,
             run: RunId::from_uuid(uuid),
             sharing,
@@ -114,6 +133,17 @@ impl Bench {
         let entries = std::fs::read_dir(self.folder.path().join(CHANNELS)).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
         paths.filter(|path| path.is_dir()).collect()
+    }
+
+    /// The files of workspaces that are file systems.
+    pub(crate) fn images(&self) -> Vec<PathBuf> {
+        let list = |folder: &Path| -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(folder).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let pools = list(&self.folder.path().join(POOL));
+        let pools = pools.iter().filter(|path| path.is_dir());
+        pools.flat_map(|pool| list(pool)).collect()
     }
 
     pub(crate) fn ownership(&self) -> Ownership {
@@ -145,6 +175,8 @@ impl Bench {
             id: id.clone(),
             ownership: self.ownership(),
             user,
+            disk_bytes: Difficulty::Easy.limits().disk_bytes,
+            disk_files: Difficulty::Easy.limits().disk_files,
             specification: vec![SpecificationFile {
                 name: "task.json".into(),
                 contents: b"{\"id\":\"docker-test\"}".to_vec(),
@@ -159,9 +191,11 @@ impl Bench {
             role: Role::Task,
             workspace: id.clone(),
             limits: Difficulty::Easy.limits(),
-            network: NetworkLevel::Isolated,
+            profile: Profile::Run,
+            network: None,
             user,
             env: BTreeMap::from([("TASK_ID".into(), "docker-test".into())]),
+            runtime: None,
             max_lifetime: Duration::from_secs(300),
         }
     }
@@ -190,6 +224,8 @@ impl Bench {
     }
 
     async fn clean(&self) {
+        // First, so that nothing is brought back that is removed below.
+        self.engine.close().await.unwrap();
         let mut objects = self.engine.list(Some(&self.owner)).await.unwrap();
         // Containers first: they hold the volumes.
         objects.sort_by_key(|object| object.kind);
@@ -197,6 +233,8 @@ impl Bench {
             self.engine.remove(object).await.unwrap();
         }
         let left = self.engine.list(Some(&self.owner)).await.unwrap();
+        assert!(left.is_empty(), "left behind: {left:?}");
+        let left = self.images();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
 }
@@ -215,7 +253,18 @@ pub(crate) async fn with_bench<F>(sharing: DiskSharing, test: impl FnOnce(Arc<Be
 where
     F: Future<Output = ()>,
 {
-    let bench = Arc::new(Bench::new(sharing).await);
+    with_bench_of(sharing, |_| (), test).await;
+}
+
+/// The same with an engine handle that was made in another way.
+pub(crate) async fn with_bench_of<F>(
+    sharing: DiskSharing,
+    change: impl FnOnce(&mut DockerOptions),
+    test: impl FnOnce(Arc<Bench>) -> F,
+) where
+    F: Future<Output = ()>,
+{
+    let bench = Arc::new(Bench::new(sharing, change).await);
     let result = AssertUnwindSafe(test(bench.clone())).catch_unwind().await;
     bench.clean().await;
     if let Err(panic) = result {

@@ -2,12 +2,14 @@
 
 use crate::{Home, run};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "validate",
     "check",
     "doctor",
     "images",
+    "registries",
+    "egress",
     "ps",
     "show",
     "logs",
@@ -25,6 +27,7 @@ fn help_names_every_command_exit_code_and_variable() {
         "Exit codes:",
         "130",
         "SWE_FORGE_HOME",
+        "SWE_FORGE_CONFIG",
         "SWE_FORGE_ENGINE",
         "SWE_FORGE_INIT",
         "NO_COLOR",

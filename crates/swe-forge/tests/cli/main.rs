@@ -11,6 +11,7 @@ mod arguments;
 mod check;
 mod doctor;
 mod generated;
+mod network;
 mod record;
 
 use std::fs;

@@ -1,4 +1,5 @@
-//! forge-init, the program that is PID 1 of every sandbox: built in, or a file.
+//! The programs that run in containers, each built in or a file: forge-init, PID 1 of every
+//! sandbox, and forge-egress, the proxy of those with a network.
 
 use std::env;
 use std::fs;
@@ -6,15 +7,58 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forge_engine_docker::InitBinary;
-
-// `const EMBEDDED: Option<&[u8]>`: see build.rs.
+// `EMBEDDED_INIT` and `EMBEDDED_EGRESS`, each `Option<&[u8]>`: see build.rs.
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
-/// The file next to the program.
-const FILE_NAME: &str = "forge-init";
+/// Which program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// PID 1 of every sandbox.
+    Init,
+    /// The proxy of sandboxes with a network.
+    Egress,
+}
 
-/// Where forge-init came from.
+impl Program {
+    /// Its name, and that of its file next to this program.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Init => "forge-init",
+            Self::Egress => "forge-egress",
+        }
+    }
+
+    /// What it is, for a person who does not know the name.
+    pub(crate) const fn purpose(self) -> &'static str {
+        match self {
+            Self::Init => "the program that runs in every sandbox",
+            Self::Egress => "the proxy of sandboxes with a network",
+        }
+    }
+
+    /// How to mend that it is missing or unusable.
+    pub(crate) const fn hint(self) -> &'static str {
+        match self {
+            Self::Init => {
+                "`cargo xtask build` makes a swe-forge with forge-init built in; or name a \
+                 statically linked forge-init with SWE_FORGE_INIT"
+            }
+            Self::Egress => {
+                "`cargo xtask build` makes a swe-forge with forge-egress built in; or name a \
+                 statically linked forge-egress with SWE_FORGE_EGRESS"
+            }
+        }
+    }
+
+    const fn embedded(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Init => EMBEDDED_INIT,
+            Self::Egress => EMBEDDED_EGRESS,
+        }
+    }
+}
+
+/// Where a program came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// It is built in.
@@ -23,7 +67,7 @@ pub(crate) enum Origin {
     File(PathBuf),
 }
 
-/// forge-init, checked.
+/// A program, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
     pub bytes: Arc<[u8]>,
@@ -32,15 +76,9 @@ pub(crate) struct Loaded {
     pub architecture: Option<&'static str>,
 }
 
-impl Loaded {
-    pub(crate) fn into_binary(self) -> InitBinary {
-        InitBinary { bytes: self.bytes }
-    }
-}
-
-/// forge-init cannot be used.
+/// A program cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum InitError {
+pub(crate) enum ProgramError {
     #[error("it is not built in, and there is no {}", .0.display())]
     Missing(PathBuf),
     #[error("{} could not be read: {source}", path.display())]
@@ -53,48 +91,41 @@ pub(crate) enum InitError {
     BrokeOff,
 }
 
-impl InitError {
-    pub(crate) const fn hint(&self) -> &'static str {
-        "`cargo xtask build` makes a swe-forge with forge-init built in; or name a statically \
-         linked forge-init with SWE_FORGE_INIT"
-    }
-}
-
 /// The file `given`, else the one that is built in, else the one next to this program.
-pub(crate) fn load(given: Option<&Path>) -> Result<Loaded, InitError> {
+pub(crate) fn load(program: Program, given: Option<&Path>) -> Result<Loaded, ProgramError> {
     if let Some(path) = given {
         return read(path);
     }
-    if let Some(bytes) = EMBEDDED {
+    if let Some(bytes) = program.embedded() {
         return check(bytes.into(), Origin::BuiltIn);
     }
-    let program = env::current_exe().unwrap_or_default();
-    read(&program.with_file_name(FILE_NAME))
+    let ours = env::current_exe().unwrap_or_default();
+    read(&ours.with_file_name(program.name()))
 }
 
-fn read(path: &Path) -> Result<Loaded, InitError> {
+fn read(path: &Path) -> Result<Loaded, ProgramError> {
     match fs::read(path) {
         Ok(bytes) => check(bytes.into(), Origin::File(path.to_owned())),
         Err(source) if source.kind() == io::ErrorKind::NotFound => {
-            Err(InitError::Missing(path.to_owned()))
+            Err(ProgramError::Missing(path.to_owned()))
         }
-        Err(source) => Err(InitError::Unreadable {
+        Err(source) => Err(ProgramError::Unreadable {
             path: path.to_owned(),
             source,
         }),
     }
 }
 
-fn check(bytes: Arc<[u8]>, origin: Origin) -> Result<Loaded, InitError> {
+fn check(bytes: Arc<[u8]>, origin: Origin) -> Result<Loaded, ProgramError> {
     let named = || match &origin {
         Origin::BuiltIn => "what is built in".to_owned(),
         Origin::File(path) => path.display().to_string(),
     };
     let Some(elf) = Elf::parse(&bytes) else {
-        return Err(InitError::NotElf { origin: named() });
+        return Err(ProgramError::NotElf { origin: named() });
     };
     if elf.has_interpreter {
-        return Err(InitError::Dynamic { origin: named() });
+        return Err(ProgramError::Dynamic { origin: named() });
     }
     Ok(Loaded {
         architecture: elf.architecture,
@@ -103,7 +134,7 @@ fn check(bytes: Arc<[u8]>, origin: Origin) -> Result<Loaded, InitError> {
     })
 }
 
-/// The few facts of a 64-bit little-endian ELF file that decide whether it can be PID 1.
+/// The few facts of a 64-bit little-endian ELF file that decide whether it starts in any container.
 #[derive(Debug, PartialEq, Eq)]
 struct Elf {
     architecture: Option<&'static str>,
@@ -165,16 +196,16 @@ mod tests {
         let loaded = check(elf(&[1, 2]).into(), file()).unwrap();
         assert_eq!(loaded.architecture, Some("x86_64"));
         let dynamic = check(elf(&[6, 3, 1]).into(), file()).unwrap_err();
-        assert!(matches!(dynamic, InitError::Dynamic { .. }), "{dynamic}");
+        assert!(matches!(dynamic, ProgramError::Dynamic { .. }), "{dynamic}");
         for text in [&b"#!/bin/sh\n"[..], b"", b"\x7fELF\x02\x01"] {
             let error = check(text.into(), file()).unwrap_err();
-            assert!(matches!(error, InitError::NotElf { .. }), "{error}");
+            assert!(matches!(error, ProgramError::NotElf { .. }), "{error}");
         }
     }
 
     #[test]
     fn a_file_that_was_named_is_the_only_one_looked_at() {
-        let error = load(Some(Path::new("/nonexistent/init"))).unwrap_err();
+        let error = load(Program::Init, Some(Path::new("/nonexistent/init"))).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/init"), "{error}");
     }
 }

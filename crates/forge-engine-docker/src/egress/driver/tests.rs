@@ -1,0 +1,440 @@
+//! The driver against a proxy that the test plays, in paused time.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use super::*;
+use forge_api::egress::{AuditContext, CONTROL_VERSION, NumberedRequest};
+use forge_core::PhaseName;
+use forge_core::connection::{ConnectionMode, ConnectionRecord, ConnectionVerdict};
+use forge_engine::task::{OwnedTask, spawn};
+use tokio::io::{
+    AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf,
+};
+use tokio::sync::Notify;
+
+/// Gives the connections that a test has prepared; fails when there is none.
+#[derive(Default)]
+struct Scripted {
+    results: Mutex<VecDeque<Result<Control, EngineError>>>,
+    attempts: Notify,
+}
+
+#[async_trait]
+impl Source for Scripted {
+    async fn connect(&self) -> Result<Control, EngineError> {
+        self.attempts.notify_one();
+        let next = self.results.lock().unwrap().pop_front();
+        next.unwrap_or_else(|| Err(failure(EngineErrorKind::Unavailable, "", "not there")))
+    }
+}
+
+struct Bench {
+    source: Arc<Scripted>,
+    orders: mpsc::Sender<Order>,
+    driver: OwnedTask<()>,
+}
+
+/// The proxy's end of a connection.
+struct Proxy {
+    lines: Lines<BufReader<ReadHalf<DuplexStream>>>,
+    writer: WriteHalf<DuplexStream>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let source = Arc::new(Scripted::default());
+        let (orders, receiver) = mpsc::channel(8);
+        let driver = spawn("driver", run(source.clone(), receiver));
+        Self {
+            source,
+            orders,
+            driver,
+        }
+    }
+
+    /// Prepares a connection.
+    fn proxy(&self) -> Proxy {
+        let (near, far) = tokio::io::duplex(1024);
+        let control = Control {
+            stream: Box::new(near),
+            denied: vec!["192.0.2.1".parse().unwrap()],
+        };
+        self.source.results.lock().unwrap().push_back(Ok(control));
+        let (reader, writer) = tokio::io::split(far);
+        Proxy {
+            lines: BufReader::new(reader).lines(),
+            writer,
+        }
+    }
+
+    fn fail(&self, kind: EngineErrorKind) {
+        let error = failure(kind, "", "no luck");
+        self.source.results.lock().unwrap().push_back(Err(error));
+    }
+
+    async fn set(
+        &self,
+        sandbox: &str,
+        level: NetworkLevel,
+    ) -> oneshot::Receiver<Result<(), EngineError>> {
+        let (reply, answer) = oneshot::channel();
+        let policy = Box::new(policy(sandbox, level));
+        self.send(Order::Set { policy, reply }).await;
+        answer
+    }
+
+    async fn remove(&self, sandbox: &str) -> oneshot::Receiver<()> {
+        let (reply, answer) = oneshot::channel();
+        let sandbox = sandbox.to_owned();
+        self.send(Order::Remove { sandbox, reply }).await;
+        answer
+    }
+
+    async fn take(&self, sandbox: &str) -> oneshot::Receiver<Result<EgressRecords, EngineError>> {
+        let (reply, answer) = oneshot::channel();
+        let sandbox = sandbox.to_owned();
+        self.send(Order::Take { sandbox, reply }).await;
+        answer
+    }
+
+    async fn send(&self, order: Order) {
+        assert!(self.orders.send(order).await.is_ok());
+    }
+
+    /// A connection over which `sandbox` has a policy.
+    async fn with_sandbox(&self, sandbox: &str) -> Proxy {
+        let mut proxy = self.proxy();
+        let answer = self.set(sandbox, NetworkLevel::PackageOnly).await;
+        proxy.greet().await;
+        proxy.accept().await;
+        answer.await.unwrap().unwrap();
+        proxy
+    }
+}
+
+impl Proxy {
+    async fn next(&mut self) -> NumberedRequest {
+        let line = self.lines.next_line().await.unwrap().unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    async fn say(&mut self, event: &ControlEvent) {
+        let line = serde_json::to_string(event).unwrap() + "\n";
+        self.writer.write_all(line.as_bytes()).await.unwrap();
+    }
+
+    async fn answer(&mut self, id: u64, error: Option<&str>) {
+        self.say(&ControlEvent::Answer {
+            id,
+            error: error.map(str::to_owned),
+            counters: None,
+        })
+        .await;
+    }
+
+    async fn greet(&mut self) {
+        let hello = self.next().await;
+        let ControlRequest::Hello { version, denied } = hello.request else {
+            panic!("{hello:?}");
+        };
+        assert_eq!(version, CONTROL_VERSION);
+        assert_eq!(denied.len(), 1);
+        self.answer(hello.id, None).await;
+    }
+
+    /// Takes a request and agrees.
+    async fn accept(&mut self) -> String {
+        let request = self.next().await;
+        self.answer(request.id, None).await;
+        short(&request.request)
+    }
+}
+
+fn short(request: &ControlRequest) -> String {
+    match request {
+        ControlRequest::Set(policy) => format!("set {} {}", policy.sandbox, policy.policy.level),
+        ControlRequest::Remove { sandbox } => format!("remove {sandbox}"),
+        ControlRequest::Stats { sandbox } => format!("stats {sandbox}"),
+        ControlRequest::Hello { .. } => "hello".to_owned(),
+    }
+}
+
+fn policy(sandbox: &str, level: NetworkLevel) -> SandboxPolicy {
+    SandboxPolicy {
+        sandbox: sandbox.to_owned(),
+        directory: format!("folder-{sandbox}"),
+        policy: EgressPolicy {
+            level,
+            ..EgressPolicy::isolated()
+        },
+        context: AuditContext {
+            run: "r".into(),
+            task: "t".into(),
+            phase: PhaseName::Setup,
+        },
+    }
+}
+
+fn connection(sandbox: &str) -> ControlEvent {
+    ControlEvent::Connection(Box::new(ConnectionRecord {
+        time: jiff::Timestamp::UNIX_EPOCH,
+        sandbox: sandbox.to_owned(),
+        run: "r".into(),
+        task: "t".into(),
+        phase: PhaseName::Setup,
+        level: NetworkLevel::PackageOnly,
+        verdict: ConnectionVerdict::Allowed,
+        reason: None,
+        mode: ConnectionMode::Connect,
+        host: "example.org".into(),
+        port: 443,
+        sni: None,
+        ip: None,
+        bytes_up: 1,
+        bytes_down: 2,
+        ms: 3,
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_is_answered_for_when_the_proxy_has_answered() {
+    let bench = Bench::new();
+    let mut proxy = bench.proxy();
+    let mut answer = bench.set("one", NetworkLevel::FullWeb).await;
+    proxy.greet().await;
+    let request = proxy.next().await;
+    assert_eq!(short(&request.request), "set one full_web");
+    assert!(answer.try_recv().is_err());
+    proxy.answer(request.id, None).await;
+    answer.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_made_until_somebody_needs_it() {
+    let bench = Bench::new();
+    bench.remove("stranger").await.await.unwrap();
+    let attempted = timeout(Duration::from_secs(60), bench.source.attempts.notified()).await;
+    assert!(attempted.is_err());
+    bench.send(Order::Close).await;
+    bench.driver.join().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_loss_everything_that_shall_be_in_force_is_again() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    let two = bench.set("two", NetworkLevel::FullWeb).await;
+    proxy.accept().await;
+    two.await.unwrap().unwrap();
+    let three = bench.set("three", NetworkLevel::FullWeb).await;
+    proxy.accept().await;
+    three.await.unwrap().unwrap();
+    drop(proxy);
+
+    // What is asked for meanwhile waits, but for what needs no proxy.
+    let one = bench.set("one", NetworkLevel::LimitedWeb).await;
+    bench.remove("three").await.await.unwrap();
+    let records = bench.take("two").await;
+    bench.fail(EngineErrorKind::Unavailable);
+    let mut proxy = bench.proxy();
+    proxy.greet().await;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(proxy.accept().await);
+    }
+    let expected = [
+        "remove three",
+        "set one limited_web",
+        "set two full_web",
+        "stats two",
+    ];
+    assert_eq!(seen, expected);
+    one.await.unwrap().unwrap();
+    records.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_policy_that_comes_too_late_is_forgotten() {
+    let bench = Bench::new();
+    let error = bench.set("one", NetworkLevel::FullWeb).await;
+    let error = error.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::Unavailable);
+    assert_eq!(error.operation, Operation::Network);
+    assert!(error.to_string().contains("not there"), "{error}");
+    let mut proxy = bench.proxy();
+    let two = bench.set("two", NetworkLevel::FullWeb).await;
+    proxy.greet().await;
+    assert_eq!(proxy.accept().await, "remove one");
+    assert_eq!(proxy.accept().await, "set two full_web");
+    two.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_comes_too_late_leaves_the_sandbox_isolated() {
+    let bench = Bench::new();
+    drop(bench.with_sandbox("one").await);
+    let start = Instant::now();
+    let answer = bench.set("one", NetworkLevel::FullWeb).await;
+    let error = answer.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::Unavailable);
+    assert_eq!(start.elapsed(), PATIENCE);
+    let mut proxy = bench.proxy();
+    proxy.greet().await;
+    assert_eq!(proxy.accept().await, "set one isolated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_change_leaves_the_sandbox_isolated() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    let answer = bench.set("one", NetworkLevel::FullWeb).await;
+    let request = proxy.next().await;
+    proxy.answer(request.id, Some("no such thing")).await;
+    let error = answer.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::Rejected);
+    assert!(error.to_string().contains("no such thing"), "{error}");
+    let request = proxy.next().await;
+    assert_eq!(short(&request.request), "set one isolated");
+    // Refused as well: said, and not tried for ever.
+    proxy.answer(request.id, Some("no")).await;
+    let records = bench.take("one").await;
+    assert_eq!(proxy.accept().await, "stats one");
+    records.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_get_better_is_said_at_once() {
+    for kind in [EngineErrorKind::Exhausted, EngineErrorKind::Denied] {
+        let bench = Bench::new();
+        bench.fail(kind);
+        let start = Instant::now();
+        let answer = bench.set("one", NetworkLevel::FullWeb).await;
+        let error = answer.await.unwrap().unwrap_err();
+        assert_eq!((error.kind, start.elapsed()), (kind, Duration::ZERO));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_version_of_the_proxy_is_of_no_use() {
+    let bench = Bench::new();
+    let mut proxy = bench.proxy();
+    let answer = bench.set("one", NetworkLevel::FullWeb).await;
+    let hello = proxy.next().await;
+    proxy
+        .answer(hello.id, Some("version 9 is spoken here"))
+        .await;
+    let error = answer.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::Unsupported);
+    assert!(error.to_string().contains("version 9"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_does_not_answer_or_talks_nonsense_is_left() {
+    let bench = Bench::new();
+    let mut silent = bench.with_sandbox("one").await;
+    let answer = bench.set("one", NetworkLevel::FullWeb).await;
+    let mut nonsense = bench.proxy();
+    assert_eq!(short(&silent.next().await.request), "set one full_web");
+    nonsense.greet().await;
+    nonsense.next().await;
+    nonsense.writer.write_all(b"nonsense\n").await.unwrap();
+    let mut endless = bench.proxy();
+    endless.greet().await;
+    endless.next().await;
+    let mut last = bench.proxy();
+    let flood = async {
+        let piece = [b'x'; 64 * 1024];
+        while endless.writer.write_all(&piece).await.is_ok() {}
+    };
+    let serving = async {
+        last.greet().await;
+        assert_eq!(last.accept().await, "set one full_web");
+    };
+    tokio::join!(flood, serving);
+    answer.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_are_kept_until_somebody_takes_them() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    proxy.say(&connection("one")).await;
+    proxy.say(&connection("stranger")).await;
+    // Whoever asked first has gone away.
+    drop(bench.take("one").await);
+    assert_eq!(proxy.accept().await, "stats one");
+    let records = bench.take("one").await;
+    let request = proxy.next().await;
+    proxy.say(&connection("one")).await;
+    let counters = EgressCounters {
+        allowed: 3,
+        ..EgressCounters::default()
+    };
+    proxy
+        .say(&ControlEvent::Answer {
+            id: request.id,
+            error: None,
+            counters: Some(counters),
+        })
+        .await;
+    let records = records.await.unwrap().unwrap();
+    assert_eq!(records.connections.len(), 2);
+    assert_eq!(
+        (records.counters.allowed, records.counters.bytes_down),
+        (3, 4)
+    );
+    let error = bench.take("stranger").await.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_come_before_the_greeting_is_answered_count() {
+    let bench = Bench::new();
+    drop(bench.with_sandbox("one").await);
+    let mut proxy = bench.proxy();
+    let hello = proxy.next().await;
+    proxy.say(&connection("one")).await;
+    proxy.answer(hello.id, None).await;
+    proxy.accept().await;
+    let records = bench.take("one").await;
+    proxy.accept().await;
+    assert_eq!(records.await.unwrap().unwrap().connections.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_longer_than_a_line_is_refused_here() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    let (reply, answer) = oneshot::channel();
+    let mut long = policy("two", NetworkLevel::LimitedWeb);
+    long.policy.allow = vec![forge_core::egress::AllowedHost::https("example.org"); 40_000];
+    let policy = Box::new(long);
+    bench.send(Order::Set { policy, reply }).await;
+    let error = answer.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, EngineErrorKind::Rejected);
+    let records = bench.take("one").await;
+    proxy.accept().await;
+    records.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_the_driver_whatever_it_does() {
+    let connected = Bench::new();
+    let _proxy = connected.with_sandbox("one").await;
+    connected.send(Order::Close).await;
+    connected.driver.join().await.unwrap();
+
+    let resting = Bench::new();
+    let answer = resting.set("one", NetworkLevel::FullWeb).await;
+    resting.source.attempts.notified().await;
+    resting.send(Order::Close).await;
+    resting.driver.join().await.unwrap();
+    assert!(answer.await.is_err());
+
+    let greeting = Bench::new();
+    let _silent = greeting.proxy();
+    let _answer = greeting.set("one", NetworkLevel::FullWeb).await;
+    greeting.send(Order::Close).await;
+    greeting.driver.join().await.unwrap();
+}

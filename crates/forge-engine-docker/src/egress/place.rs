@@ -1,0 +1,517 @@
+//! The proxy's container, network, volume and image on the engine: made, found, removed.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bollard::body_full;
+use bollard::errors::Error as BollardError;
+use bollard::models::{
+    ContainerState, ContainerStateStatusEnum, ExecConfig, ImageSummary, Mount, MountType,
+    MountVolumeOptions, Network,
+};
+use bollard::query_parameters::{
+    CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions,
+    ListImagesOptions, ListNetworksOptions, RemoveContainerOptions, RemoveImageOptions,
+    RemoveVolumeOptions, StartContainerOptions,
+};
+use bytes::Bytes;
+use forge_core::egress::AddressRange;
+use forge_core::ownership::keys;
+use forge_engine::{EngineError, EngineErrorKind, Operation};
+use forge_wire::EGRESS_DIRECTORY;
+use futures::StreamExt;
+use tokio::sync::OnceCell;
+
+use super::driver::{Control, Source};
+use super::plan::{self, Plan};
+use super::subnet;
+use crate::channel::last_words;
+use crate::client::Client;
+use crate::endpoint::Endpoint;
+use crate::failure::{During, is_conflict, is_not_found};
+use crate::hijack::FramedStream;
+use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_REPOSITORY};
+use crate::transport::ApiVersion;
+
+const OPERATION: Operation = Operation::Network;
+/// Subnets that are tried before giving up; those that are seen to be in use do not count.
+const SUBNETS: usize = 24;
+/// After so many ends one after the other the engine cannot run the program. It counts anew once
+/// the program has run for a while.
+const HOPELESS_RESTARTS: i64 = 4;
+/// From this version on an engine mounts a folder of a volume by itself.
+const SUBPATHS: ApiVersion = ApiVersion {
+    major: 1,
+    minor: 45,
+};
+
+/// Where the proxy stands.
+pub(super) struct Place {
+    pub(super) client: Arc<Client>,
+    pub(super) plan: Plan,
+    /// The program.
+    pub(super) program: Arc<[u8]>,
+    /// Addresses that are denied besides the machine's.
+    pub(super) denied: Vec<AddressRange>,
+    /// Whether this machine is the engine's.
+    pub(super) same_machine: bool,
+    /// Decides with which subnet the search begins.
+    pub(super) seed: u32,
+    /// Where the engine keeps the volume, once it was asked.
+    pub(super) mountpoint: OnceCell<String>,
+}
+
+#[async_trait]
+impl Source for Place {
+    async fn connect(&self) -> Result<Control, EngineError> {
+        self.ensure().await?;
+        let denied = self.machine_addresses().await?;
+        let stream = self.control().await?;
+        Ok(Control { stream, denied })
+    }
+}
+
+impl Place {
+    /// The mount by which a sandbox has its folder, and nothing beside it.
+    pub(super) async fn mount(&self, directory: &str) -> Result<Mount, EngineError> {
+        let mount = Mount {
+            target: Some(EGRESS_DIRECTORY.to_owned()),
+            read_only: Some(true),
+            ..Mount::default()
+        };
+        if self.client.api_version >= SUBPATHS {
+            return Ok(Mount {
+                typ: Some(MountType::VOLUME),
+                source: Some(self.plan.name.clone()),
+                volume_options: Some(MountVolumeOptions {
+                    no_copy: Some(true),
+                    subpath: Some(directory.to_owned()),
+                    ..MountVolumeOptions::default()
+                }),
+                ..mount
+            });
+        }
+        let mountpoint = self.mountpoint.get_or_try_init(|| self.find_mountpoint());
+        Ok(Mount {
+            typ: Some(MountType::BIND),
+            source: Some(format!("{}/{directory}", mountpoint.await?)),
+            ..mount
+        })
+    }
+
+    async fn find_mountpoint(&self) -> Result<String, EngineError> {
+        let name = &self.plan.name;
+        let volume = self.client.docker.inspect_volume(name).await;
+        Ok(volume.during(OPERATION, name)?.mountpoint)
+    }
+
+    /// Sees to it that the container runs.
+    async fn ensure(&self) -> Result<(), EngineError> {
+        let name = &self.plan.name;
+        let options = None::<InspectContainerOptions>;
+        let found = match self.client.docker.inspect_container(name, options).await {
+            Ok(found) => found,
+            Err(error) if is_not_found(&error) => {
+                self.make().await?;
+                return self.start().await;
+            }
+            other => return other.during(OPERATION, name).map(|_| ()),
+        };
+        let state = found.state.unwrap_or_default();
+        match state.status.unwrap_or(ContainerStateStatusEnum::EMPTY) {
+            ContainerStateStatusEnum::RUNNING => Ok(()),
+            ContainerStateStatusEnum::PAUSED => Err(self.unavailable("is paused".to_owned())),
+            ContainerStateStatusEnum::REMOVING => {
+                Err(self.unavailable("is being removed".to_owned()))
+            }
+            ContainerStateStatusEnum::RESTARTING => {
+                let mut error = self.unavailable(self.obituary(&state).await);
+                if found.restart_count.unwrap_or(0) >= HOPELESS_RESTARTS {
+                    error.kind = EngineErrorKind::Unsupported;
+                }
+                Err(error)
+            }
+            _ => self.start().await,
+        }
+    }
+
+    fn unavailable(&self, what: String) -> EngineError {
+        let message = format!("the egress proxy's container {what}");
+        EngineError::new(
+            EngineErrorKind::Unavailable,
+            OPERATION,
+            &self.plan.name,
+            message,
+        )
+    }
+
+    async fn obituary(&self, state: &ContainerState) -> String {
+        let code = state.exit_code.unwrap_or(-1);
+        let words = last_words(&self.client, &self.plan.name).await;
+        format!("ends with code {code} and is started again; {words}")
+    }
+
+    async fn start(&self) -> Result<(), EngineError> {
+        let name = &self.plan.name;
+        let options = None::<StartContainerOptions>;
+        let Err(error) = self.client.docker.start_container(name, options).await else {
+            return Ok(());
+        };
+        // Its network or volume may be gone. The next attempt makes everything anew.
+        if let Err(error) = self.remove_container().await {
+            tracing::debug!(%error, "the egress proxy's container could not be removed");
+        }
+        Err(error).during(OPERATION, name)
+    }
+
+    async fn make(&self) -> Result<(), EngineError> {
+        let name = &self.plan.name;
+        // All are awaited: what is half made could not be removed.
+        let (image, network, volume) = futures::join!(
+            self.ensure_image(),
+            self.ensure_network(),
+            // An engine answers with the volume that is there, when one is.
+            self.client.docker.create_volume(self.plan.volume())
+        );
+        image?;
+        network?;
+        volume.during(OPERATION, name)?;
+        let options = CreateContainerOptions {
+            name: Some(name.clone()),
+            ..CreateContainerOptions::default()
+        };
+        let body = self.plan.container();
+        let creating = self.client.docker.create_container(Some(options), body);
+        // On the heap: the request is large and would make every future above it so.
+        match Box::pin(creating).await {
+            Ok(_) => Ok(()),
+            // Made by an attempt that was not waited for to its end.
+            Err(error) if is_conflict(&error) => Ok(()),
+            Err(error) => Err(error).during(OPERATION, name),
+        }
+    }
+
+    async fn ensure_image(&self) -> Result<(), EngineError> {
+        let image = &self.plan.image;
+        match self.client.docker.inspect_image(image).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error).during(OPERATION, image),
+        }
+        let archive = plan::image_archive(&self.program).during(OPERATION, image)?;
+        self.import(archive).await?;
+        self.remove_older_images().await;
+        Ok(())
+    }
+
+    async fn import(&self, archive: Bytes) -> Result<(), EngineError> {
+        let (repository, tag) = crate::reference::split(&self.plan.image);
+        let request = CreateImageOptions {
+            from_src: Some("-".to_owned()),
+            repo: Some(repository.to_owned()),
+            tag: Some(tag.to_owned()),
+            changes: Plan::image_changes(),
+            ..CreateImageOptions::default()
+        };
+        let body = Some(body_full(archive));
+        let mut progress = self.client.patient.create_image(Some(request), body, None);
+        while let Some(line) = progress.next().await {
+            line.during(OPERATION, &self.plan.image)?;
+        }
+        Ok(())
+    }
+
+    /// An image with another program in it is of use only to an older swe-forge. Should one still
+    /// need it, it makes the image again. Without force: the engine keeps what a container uses.
+    async fn remove_older_images(&self) {
+        let label = format!("{}={EGRESS_IMAGE_ROLE}", keys::ROLE);
+        let options = ListImagesOptions {
+            filters: Some([("label".to_owned(), vec![label])].into()),
+            ..ListImagesOptions::default()
+        };
+        let found = match self.client.docker.list_images(Some(options)).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "older images of the egress proxy were not looked for");
+                return;
+            }
+        };
+        for image in older(&found, &self.plan.image) {
+            let options = None::<RemoveImageOptions>;
+            let removed = self.client.docker.remove_image(&image, options, None).await;
+            if let Err(error) = removed {
+                tracing::debug!(image, %error, "an older image of the egress proxy stays");
+            }
+        }
+    }
+
+    async fn ensure_network(&self) -> Result<(), EngineError> {
+        let name = &self.plan.name;
+        let options = None::<InspectNetworkOptions>;
+        match self.client.docker.inspect_network(name, options).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error).during(OPERATION, name),
+        }
+        let mut taken = self.networks().await?.subnets;
+        if self.same_machine {
+            // A machine without the table has no routes that could be overlapped.
+            let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+            taken.extend(subnet::routes(&table));
+        }
+        for candidate in subnet::free(&taken, self.seed).take(SUBNETS) {
+            let request = self.plan.network(candidate);
+            match self.client.docker.create_network(request).await {
+                Ok(_) => return Ok(()),
+                Err(error) if is_conflict(&error) => return Ok(()),
+                Err(error) if overlaps(&error) => {
+                    tracing::debug!(%candidate, "the engine uses this subnet already");
+                }
+                Err(error) => return Err(error).during(OPERATION, name),
+            }
+        }
+        Err(EngineError::new(
+            EngineErrorKind::Exhausted,
+            OPERATION,
+            name,
+            "no subnet is left for the egress proxy's network",
+        ))
+    }
+
+    async fn networks(&self) -> Result<Networks, EngineError> {
+        let options = None::<ListNetworksOptions>;
+        let all = self.client.docker.list_networks(options).await;
+        Ok(Networks::of(&all.during(OPERATION, "networks")?))
+    }
+
+    /// The addresses of the engine's machine, as far as they can be known from here. No exception
+    /// of an operator leads to them.
+    async fn machine_addresses(&self) -> Result<Vec<AddressRange>, EngineError> {
+        let networks = self.networks().await?;
+        let mut addresses: HashSet<AddressRange> =
+            networks.gateways.into_iter().map(single).collect();
+        if self.same_machine {
+            addresses.extend(interface_addresses().during(OPERATION, "this machine")?);
+        } else {
+            addresses.extend(networks.subnets);
+        }
+        if let Endpoint::Tcp(authority) | Endpoint::Tls { authority, .. } = &self.client.endpoint {
+            let resolved = tokio::net::lookup_host(authority).await;
+            let resolved = resolved.during(OPERATION, authority)?;
+            addresses.extend(resolved.map(|address| single(address.ip())));
+        }
+        let mut addresses: Vec<AddressRange> = addresses.into_iter().collect();
+        addresses.extend(&self.denied);
+        addresses.sort_unstable();
+        Ok(addresses)
+    }
+
+    async fn control(&self) -> Result<Box<dyn forge_engine::channel::Duplex>, EngineError> {
+        let name = &self.plan.name;
+        let config = ExecConfig {
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            // Without a terminal the output is framed, see `hijack`.
+            tty: Some(false),
+            cmd: Some(Plan::control()),
+            ..ExecConfig::default()
+        };
+        let exec = match self.client.docker.create_exec(name, config).await {
+            Ok(exec) => exec.id,
+            Err(error) if is_conflict(&error) || is_not_found(&error) => {
+                return Err(self.unavailable("has just ended".to_owned()));
+            }
+            Err(error) => return Err(error).during(OPERATION, name),
+        };
+        let start = Bytes::from_static(br#"{"Detach":false,"Tty":false}"#);
+        let path = format!("/exec/{exec}/start");
+        match self.client.transport.hijack(&path, start).await {
+            Ok(stream) => Ok(Box::new(FramedStream::new(stream))),
+            Err(error) if is_conflict(&error) || is_not_found(&error) => {
+                Err(self.unavailable("has just ended".to_owned()))
+            }
+            Err(error) => Err(error).during(OPERATION, name),
+        }
+    }
+
+    /// Removes everything but the image, which is a cache. All is tried, also when something
+    /// cannot be removed; success when it is gone already.
+    pub(super) async fn remove(&self) -> Result<(), EngineError> {
+        const CLOSE: Operation = Operation::Close;
+        let name = &self.plan.name;
+        let container = self.remove_container().await;
+        let options = None::<RemoveVolumeOptions>;
+        let volume = self.client.docker.remove_volume(name, options).await;
+        let network = self.client.docker.remove_network(name).await;
+        container.during(CLOSE, name)?;
+        gone(volume).during(CLOSE, name)?;
+        gone(network).during(CLOSE, name)
+    }
+
+    async fn remove_container(&self) -> Result<(), BollardError> {
+        let options = RemoveContainerOptions {
+            force: true,
+            ..RemoveContainerOptions::default()
+        };
+        let name = &self.plan.name;
+        gone(
+            self.client
+                .docker
+                .remove_container(name, Some(options))
+                .await,
+        )
+    }
+}
+
+fn gone(removed: Result<(), BollardError>) -> Result<(), BollardError> {
+    match removed {
+        Err(error) if is_not_found(&error) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether the engine refused a network because of its subnet.
+fn overlaps(error: &BollardError) -> bool {
+    match error {
+        BollardError::DockerResponseServerError { message, .. } => {
+            message.to_ascii_lowercase().contains("overlap")
+        }
+        _ => false,
+    }
+}
+
+/// The names of images that are older than the one named `current`. By our name for them, so that
+/// one somebody else gave the image is left alone.
+fn older(images: &[ImageSummary], current: &str) -> Vec<String> {
+    let names_it = |image: &&ImageSummary| image.repo_tags.iter().any(|tag| tag == current);
+    let Some(newest) = images.iter().find(names_it) else {
+        return Vec::new();
+    };
+    let ours = format!("{EGRESS_REPOSITORY}:");
+    images
+        .iter()
+        .filter(|image| image.id != newest.id && image.created <= newest.created)
+        .flat_map(|image| image.repo_tags.iter().filter(|tag| tag.starts_with(&ours)))
+        .cloned()
+        .collect()
+}
+
+/// What an engine's networks use.
+#[derive(Debug, Default)]
+struct Networks {
+    subnets: Vec<AddressRange>,
+    /// Addresses of the machine.
+    gateways: Vec<IpAddr>,
+}
+
+impl Networks {
+    fn of(networks: &[Network]) -> Self {
+        let mut all = Self::default();
+        let configs = networks
+            .iter()
+            .filter_map(|network| network.ipam.as_ref()?.config.as_ref())
+            .flatten();
+        for config in configs {
+            let subnet = config.subnet.as_deref();
+            all.subnets
+                .extend(subnet.and_then(|text| text.parse::<AddressRange>().ok()));
+            // Some drivers give the gateway with the length of its prefix.
+            let gateway = config.gateway.as_deref();
+            let gateway = gateway.and_then(|text| text.split('/').next());
+            all.gateways
+                .extend(gateway.and_then(|text| text.parse::<IpAddr>().ok()));
+        }
+        all
+    }
+}
+
+fn single(address: IpAddr) -> AddressRange {
+    AddressRange {
+        address,
+        prefix: if address.is_ipv4() { 32 } else { 128 },
+    }
+}
+
+/// The addresses of this machine's interfaces.
+fn interface_addresses() -> std::io::Result<Vec<AddressRange>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|found| IpAddr::V4(found.ip()));
+        v4.or_else(|| {
+            address
+                .as_sockaddr_in6()
+                .map(|found| IpAddr::V6(found.ip()))
+        })
+    });
+    Ok(addresses.map(single).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{Ipam, IpamConfig};
+
+    fn image(name: &str, created: i64) -> ImageSummary {
+        ImageSummary {
+            id: name.to_owned(),
+            created,
+            repo_tags: vec![name.to_owned()],
+
+            ..ImageSummary::default()
+        }
+    }
+
+    #[test]
+    fn older_images_go_by_our_name_for_them() {
+        let images = [
+            image("swe-forge/egress:old", 1),
+            image("swe-forge/egress:now", 2),
+            image("swe-forge/egress:newer", 3),
+            image("theirs:1", 1),
+        ];
+        assert_eq!(
+            older(&images, "swe-forge/egress:now"),
+            ["swe-forge/egress:old"]
+        );
+        assert!(older(&images, "swe-forge/egress:absent").is_empty());
+    }
+
+    #[test]
+    fn gateways_and_subnets_are_read_and_nonsense_is_left_out() {
+        let config = |subnet: &str, gateway: Option<&str>| IpamConfig {
+            subnet: Some(subnet.to_owned()),
+            gateway: gateway.map(str::to_owned),
+            ..IpamConfig::default()
+        };
+        let networks = [
+            Network {
+                ipam: Some(Ipam {
+                    config: Some(vec![
+                        config("172.17.0.0/16", Some("172.17.0.1")),
+                        config("fd00:1::/64", Some("fd00:1::1/64")),
+                        config("nonsense", Some("nonsense")),
+                        config("10.9.0.0/24", None),
+                    ]),
+                    ..Ipam::default()
+                }),
+                ..Network::default()
+            },
+            Network::default(),
+        ];
+        let found = Networks::of(&networks);
+        let subnets: Vec<String> = found.subnets.iter().map(ToString::to_string).collect();
+        assert_eq!(subnets, ["172.17.0.0/16", "fd00:1::/64", "10.9.0.0/24"]);
+        let gateways: Vec<String> = found.gateways.iter().map(ToString::to_string).collect();
+        assert_eq!(gateways, ["172.17.0.1", "fd00:1::1"]);
+    }
+
+    #[test]
+    fn this_machine_has_its_loopback_address() {
+        let loopback = single(IpAddr::from([127, 0, 0, 1]));
+        assert!(interface_addresses().unwrap().contains(&loopback));
+    }
+}
