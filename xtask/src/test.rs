@@ -2,7 +2,7 @@
 
 use crate::build;
 use crate::shell::{self, Failure};
-use crate::{engine, images, tidy};
+use crate::{attack, engine, images, tidy};
 
 pub(crate) fn run() -> Result<(), Failure> {
     shell::step("checking the format");
@@ -24,6 +24,8 @@ pub(crate) fn run() -> Result<(), Failure> {
         .args(["test", "--workspace", "--no-fail-fast"])
         .env("SWE_FORGE_TEST_BINARY", &built.binary)
         .env("SWE_FORGE_TEST_INIT", &built.init)
+        .env("SWE_FORGE_TEST_EGRESS", &built.egress)
         .env("SWE_FORGE_TEST_IMAGE", "swe-forge/multi-base:latest");
-    shell::run(&mut command)
+    shell::run(&mut command)?;
+    attack::with(&built, None)
 }

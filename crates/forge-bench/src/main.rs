@@ -3,6 +3,7 @@
 //! `cargo xtask bench [NAME]` builds what is needed and runs this.
 
 mod cold_start;
+mod egress;
 mod exec;
 mod output;
 mod raw;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use report::Report;
 use stage::{BenchError, Stage};
 
-const NAMES: [&str; 4] = ["cold-start", "exec", "output", "transfer"];
+const NAMES: [&str; 5] = ["cold-start", "egress", "exec", "output", "transfer"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -55,6 +56,9 @@ async fn run(names: &[String]) -> Result<Report, BenchError> {
     }
     if wanted("transfer") {
         transfer::run(&stage, &mut report).await?;
+    }
+    if wanted("egress") {
+        egress::run(&stage, &mut report).await?;
     }
     Ok(report)
 }

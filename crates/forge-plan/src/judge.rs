@@ -9,9 +9,10 @@ const SHELL_SIGXFSZ: i32 = 128 + SIGXFSZ;
 /// The outcome that the end of `phase` forces, or `None` when the attempt goes on.
 ///
 /// A phase that succeeded is never failed for an out-of-memory kill or a refused fork on the way:
-/// the command dealt with it. One that failed is explained by it.
+/// the command dealt with it. One that failed is explained by it, and by a workspace that was full
+/// (`disk_full`), which told its programs so themselves.
 #[must_use]
-pub fn judge(phase: PhaseName, report: &ExitReport) -> Option<Outcome> {
+pub fn judge(phase: PhaseName, report: &ExitReport, disk_full: bool) -> Option<Outcome> {
     let failure = match report.ending {
         Ending::Exited(0) => return None,
         Ending::DeadlineExceeded => {
@@ -50,6 +51,13 @@ pub fn judge(phase: PhaseName, report: &ExitReport) -> Option<Outcome> {
                 "{phase} {}; the process limit refused it {} process(es)",
                 ended(&report.ending),
                 report.pids_refused
+            ),
+        ),
+        Ending::Exited(_) | Ending::Signalled(_) if disk_full => Failure::new(
+            Reason::DiskFull,
+            format!(
+                "{phase} {}; its workspace was full",
+                ended(&report.ending)
             ),
         ),
         // A shell reports a program that a signal ended as 128 and the signal's number.
@@ -112,7 +120,18 @@ mod tests {
     }
 
     fn reason(phase: PhaseName, report: &ExitReport) -> Option<Reason> {
-        judge(phase, report).and_then(|outcome| outcome.reason())
+        judge(phase, report, false).and_then(|outcome| outcome.reason())
+    }
+
+    #[test]
+    fn a_full_workspace_explains_a_phase_that_failed_and_no_other() {
+        let reason = |ending| {
+            let outcome = judge(PhaseName::Solve, &report(ending), true);
+            outcome.and_then(|outcome| outcome.reason())
+        };
+        assert_eq!(reason(Ending::Exited(1)), Some(Reason::DiskFull));
+        assert_eq!(reason(Ending::Exited(0)), None);
+        assert_eq!(reason(Ending::OutputLimit), Some(Reason::OutputLimit));
     }
 
     #[test]

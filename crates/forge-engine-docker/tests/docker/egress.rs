@@ -5,6 +5,7 @@
 //! exception opens the address there, and only there.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 use std::sync::Arc;
 
 use bollard::query_parameters::{
@@ -72,6 +73,21 @@ struct Outside {
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
+/// The socket of the last test's name server closes only when the runtime of that test has ended.
+async fn bind_names(address: IpAddr) -> UdpSocket {
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        match UdpSocket::bind((address, 53)).await {
+            Ok(names) => return names,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                assert!(Instant::now() < patience, "{address}:53 is not free");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{address}:53: {error}"),
+        }
+    }
+}
+
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 impl Outside {
@@ -81,8 +97,7 @@ impl Outside {
         let probe = UdpSocket::bind("0.0.0.0:0").await.unwrap();
         probe.connect("198.51.100.1:9").await.unwrap();
         let address = probe.local_addr().unwrap().ip();
-        let names = UdpSocket::bind((address, 53)).await;
-        let names = names.unwrap_or_else(|error| panic!("{address}:53 is not free: {error}"));
+        let names = bind_names(address).await;
         let echo = TcpListener::bind((address, 0)).await.unwrap();
         Self {
             address,

@@ -28,6 +28,9 @@ const DIALLING: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a client may be silent after the egress proxy has sent everything.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
+/// How long nothing must have moved on a tunnel at rest until it may be ended for a client that
+/// waits. Pauses inside a transfer are shorter: a lost packet is sent again after 0.2, 0.6 and 1.4 s.
+const RESTING: Duration = Duration::from_secs(2);
 /// Bytes of a client that are read without a use, so that closing does not destroy what was sent.
 const MAX_UNHEARD: usize = 256 * 1024;
 /// Longest query over TCP; a question is never longer, and the rest is of no interest.
@@ -98,6 +101,10 @@ pub(crate) struct Link {
     /// What the client sent before its tunnel stands.
     early: Vec<u8>,
     deadline: Option<Instant>,
+    /// When bytes were last read from or taken by either end of a tunnel.
+    moved: Instant,
+    /// What moved last came from the egress proxy.
+    answered: bool,
     /// What either end is registered for.
     pub(crate) registered: [EpollFlags; 2],
 }
@@ -110,19 +117,19 @@ impl Link {
             Service::Socks => (Stage::Greeting(Vec::new()), HELLO),
             Service::Resolver => (Stage::Questions(Vec::new()), HELLO),
         };
-        Self::new(client, stage, now + patience)
+        Self::new(client, stage, now, patience)
     }
 
     /// A client that wanted to connect to a name, and does not know of a proxy.
     pub(crate) fn captured(client: TcpStream, name: &str, port: u16, now: Instant) -> Self {
-        let mut link = Self::new(client, Stage::Dialling(Waiting::Captured), now + DIALLING);
+        let mut link = Self::new(client, Stage::Dialling(Waiting::Captured), now, DIALLING);
         let host = Host::Name(name.to_owned());
         link.outwards
             .push(&answer::connect(&host, port, Mode::Transparent));
         link
     }
 
-    fn new(client: TcpStream, stage: Stage, deadline: Instant) -> Self {
+    fn new(client: TcpStream, stage: Stage, now: Instant, patience: Duration) -> Self {
         Self {
             client,
             upstream: None,
@@ -130,7 +137,9 @@ impl Link {
             outwards: Flow::default(),
             inwards: Flow::default(),
             early: Vec::new(),
-            deadline: Some(deadline),
+            deadline: Some(now + patience),
+            moved: now,
+            answered: false,
             registered: [EpollFlags::empty(); 2],
         }
     }
@@ -148,6 +157,29 @@ impl Link {
     /// When it is over, unless something happens before.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// From when on it may be ended for a client that waits, unless something moves before; none
+    /// while its own deadline decides.
+    ///
+    /// Where an answer is still awaited, or bytes wait to be taken, that is no sooner than an egress
+    /// proxy that does not answer is given up: else the slow requests would be the first to go.
+    pub(crate) fn spare_from(&self) -> Option<Instant> {
+        let patience = if self.is_at_rest() { RESTING } else { ANSWER };
+        matches!(self.stage, Stage::Relay).then_some(self.moved + patience)
+    }
+
+    /// How it is to end when it makes room: a client whose request gets lost must see that.
+    pub(crate) fn making_room(&self) -> Over {
+        if self.is_at_rest() {
+            Over::Closed
+        } else {
+            Over::Reset
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.answered && !self.outwards.wants_to_write() && !self.inwards.wants_to_write()
     }
 
     /// Whether reaching the egress proxy is to be tried again soon.
@@ -322,7 +354,7 @@ impl Link {
             Ok(upstream) => {
                 self.upstream = Some(upstream);
                 if waiting == Waiting::Proxy {
-                    self.begin_relay();
+                    self.begin_relay(shared.now);
                 } else {
                     self.stage = Stage::Answer(waiting, Vec::new());
                     self.deadline = Some(shared.now + ANSWER);
@@ -352,8 +384,9 @@ impl Link {
         Ok(())
     }
 
-    fn begin_relay(&mut self) {
+    fn begin_relay(&mut self, now: Instant) {
         self.stage = Stage::Relay;
+        self.moved = now;
         self.deadline = None;
     }
 
@@ -398,7 +431,7 @@ impl Link {
         }
         self.inwards.push(&rest);
         self.outwards.push(&std::mem::take(&mut self.early));
-        self.begin_relay();
+        self.begin_relay(shared.now);
         Ok(true)
     }
 
@@ -406,17 +439,19 @@ impl Link {
         let Some(upstream) = &mut self.upstream else {
             return Err(Over::Closed);
         };
-        let came_out = self
-            .outwards
-            .pump(&mut self.client, upstream, shared.scratch);
+        let waited = [&self.outwards, &self.inwards].map(Flow::wants_to_write);
+        // First, so that what comes in now is no answer to what goes out now.
         let came_in = self
             .inwards
             .pump(upstream, &mut self.client, shared.scratch);
-        match came_in {
+        let came_out = self
+            .outwards
+            .pump(&mut self.client, upstream, shared.scratch);
+        let came_in = match came_in {
             Err(Broken::Source) => return Err(Over::Reset),
             Err(Broken::Target) => return Err(Over::Closed),
-            Ok(_) => {}
-        }
+            Ok(came) => came,
+        };
         let came_out = match came_out {
             Ok(came) => came,
             Err(Broken::Source) => return Err(Over::Closed),
@@ -426,6 +461,7 @@ impl Link {
                 true
             }
         };
+        self.note_moves(waited, [came_out, came_in], shared.now);
         if self.inwards.is_finished() {
             if self.outwards.is_abandoned() {
                 self.stage = Stage::Farewell(0);
@@ -441,6 +477,23 @@ impl Link {
         }
         // Whatever else there is tells of itself.
         Ok(false)
+    }
+
+    /// Notes when something moved last, and where from; outwards and inwards, what waited to be
+    /// written before, and whether something was read.
+    fn note_moves(&mut self, waited: [bool; 2], came: [bool; 2], now: Instant) {
+        let [waited_out, waited_in] = waited;
+        let [came_out, came_in] = came;
+        let went_out = waited_out && !self.outwards.wants_to_write();
+        let went_in = waited_in && !self.inwards.wants_to_write();
+        if came_out || went_out {
+            self.answered = false;
+        } else if came_in {
+            self.answered = true;
+        }
+        if came_out || went_out || came_in || went_in {
+            self.moved = now;
+        }
     }
 
     fn say_goodbye(&mut self, words: &[u8], now: Instant) {

@@ -167,3 +167,85 @@ fn an_end_that_nothing_is_wanted_of_is_not_waited_on() {
     assert!(client.is_empty());
     assert_eq!(upstream, EpollFlags::EPOLLIN);
 }
+
+#[test]
+fn a_tunnel_at_rest_can_soon_be_spared_and_a_request_only_late() {
+    let mut bench = Bench::new();
+    let spare = |link: &Link, bench: &Bench| {
+        let from = link.spare_from();
+        from.map(|from| (from.duration_since(bench.begin), link.making_room()))
+    };
+    let (mut client, ours) = pair();
+    let mut link = Link::served(ours, Service::Proxy, bench.begin);
+    assert_eq!(spare(&link, &bench), None);
+    assert_eq!(bench.advance(&mut link, Duration::ZERO), Ok(()));
+    let (mut upstream, _) = bench.listener.accept().unwrap();
+    assert_eq!(spare(&link, &bench), Some((ANSWER, Over::Reset)));
+    client.write_all(b"request").unwrap();
+    assert_eq!(bench.advance(&mut link, SOON), Ok(()));
+    assert_eq!(spare(&link, &bench), Some((SOON + ANSWER, Over::Reset)));
+    upstream.write_all(b"answer").unwrap();
+    assert_eq!(bench.advance(&mut link, SOON * 2), Ok(()));
+    let rest = Some((SOON * 2 + RESTING, Over::Closed));
+    assert_eq!(spare(&link, &bench), rest);
+    // To look at it is no use of it.
+    assert_eq!(bench.advance(&mut link, SOON * 3), Ok(()));
+    assert_eq!(spare(&link, &bench), rest);
+    client.write_all(b"another").unwrap();
+    assert_eq!(bench.advance(&mut link, SOON * 4), Ok(()));
+    assert_eq!(spare(&link, &bench), Some((SOON * 4 + ANSWER, Over::Reset)));
+    // The rest of an answer together with the next request.
+    client.write_all(b"third").unwrap();
+    upstream.write_all(b"rest").unwrap();
+    assert_eq!(bench.advance(&mut link, SOON * 5), Ok(()));
+    assert_eq!(spare(&link, &bench), Some((SOON * 5 + ANSWER, Over::Reset)));
+}
+
+#[test]
+fn a_tunnel_whose_client_has_not_taken_everything_is_not_at_rest() {
+    let mut bench = Bench::new();
+    let (mut client, ours) = pair();
+    let mut link = Link::served(ours, Service::Proxy, bench.begin);
+    assert_eq!(bench.advance(&mut link, Duration::ZERO), Ok(()));
+    let (mut upstream, _) = bench.listener.accept().unwrap();
+    upstream.set_nonblocking(true).unwrap();
+    // Until nobody takes more.
+    let mut sent = 0;
+    while let Ok(count) = upstream.write(&[7; PIECE]) {
+        sent += count;
+        assert_eq!(bench.advance(&mut link, SOON), Ok(()));
+    }
+    let from = |link: &Link| link.spare_from().unwrap().duration_since(bench.begin);
+    assert_eq!(from(&link), SOON + ANSWER);
+    drop(upstream);
+    client.set_nonblocking(true).unwrap();
+    let mut got = 0;
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match client.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => got += count,
+            Err(_) => drop(bench.advance(&mut link, SOON)),
+        }
+    }
+    assert_eq!(got, sent);
+}
+
+#[test]
+fn links_that_are_no_tunnel_yet_cannot_be_spared() {
+    let mut bench = Bench::new();
+    for service in [Service::Socks, Service::Resolver] {
+        let (_client, ours) = pair();
+        let mut link = Link::served(ours, service, bench.begin);
+        assert_eq!(bench.advance(&mut link, SOON), Ok(()));
+        assert_eq!(link.spare_from(), None);
+    }
+    let (_client, ours) = pair();
+    let mut link = Link::captured(ours, "a.test", 443, bench.begin);
+    assert_eq!(bench.advance(&mut link, SOON), Ok(()));
+    let (mut upstream, _) = bench.listener.accept().unwrap();
+    assert_eq!(link.spare_from(), None);
+    upstream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    assert_eq!(bench.advance(&mut link, SOON * 2), Ok(()));
+    assert_eq!(link.spare_from(), Some(bench.begin + SOON * 2 + ANSWER));
+}

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::UnixAddr;
 
@@ -21,7 +22,8 @@ use super::dns;
 use super::flow::PIECE;
 use super::link::{Link, Over, Service, Shared};
 
-/// Connections of clients at once; more wait in the kernel's queues.
+/// Connections of clients at once; more wait in the kernel's queues until one ends, or until one can
+/// be spared: some clients keep every connection they ever made, and would wait for themselves.
 const MAX_LINKS: usize = 256;
 /// Connections that are accepted at one listener before others have their turn.
 const MAX_ACCEPTED: usize = 16;
@@ -153,16 +155,18 @@ impl Server {
     }
 
     fn timeout(&self, now: Instant) -> EpollTimeout {
-        let can_accept = self.accept_again.is_none() && self.links.iter().any(Option::is_none);
-        if !self.queue.is_empty() && can_accept {
+        let wants_links = !self.queue.is_empty() && self.accept_again.is_none();
+        if wants_links && self.links.iter().any(Option::is_none) {
             return EpollTimeout::ZERO;
         }
         let links = || self.links.iter().flatten();
+        let spare = links().filter_map(Link::spare_from).min();
         let dialling = links().any(Link::is_dialling).then_some(self.dial_again);
         let next = links()
             .filter_map(Link::deadline)
             .chain(dialling)
             .chain(self.accept_again)
+            .chain(spare.filter(|_| wants_links))
             .min();
         let Some(next) = next else {
             return EpollTimeout::NONE;
@@ -222,23 +226,29 @@ impl Server {
 
     fn accept_from(&mut self, data: u64, now: Instant) -> Rest {
         for _ in 0..MAX_ACCEPTED {
+            if self.accept_again.is_some() {
+                return Rest::MaybeMore;
+            }
             let free = self.links.iter().position(Option::is_none);
-            let Some(slot) = free.filter(|_| self.accept_again.is_none()) else {
+            let spare = || longest_idle(now, self.links.iter().map(spare_from));
+            let Some(slot) = free.or_else(spare) else {
                 return Rest::MaybeMore;
             };
-            let accepted = match Token::decode(data) {
-                Some(Token::Door(index)) => {
-                    let index = usize::try_from(index).ok();
-                    let door = index.and_then(|index| self.doors.get(index));
-                    door.map(|(_, listener)| listener.accept())
-                }
-                Some(Token::Capture(key)) => self.captures.listener(key).map(TcpListener::accept),
-                _ => None,
+            let Some(listener) = self.listener(data) else {
+                return Rest::Nothing;
             };
+            if free.is_none() {
+                // A link is ended only for somebody who is really there.
+                if !somebody_waits(listener) {
+                    return Rest::Nothing;
+                }
+                self.make_room(slot);
+                continue;
+            }
+            let accepted = listener.accept();
             let client = match accepted {
-                None => return Rest::Nothing,
-                Some(Ok((client, _))) => client,
-                Some(Err(error)) => match error.kind() {
+                Ok((client, _)) => client,
+                Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Rest::Nothing,
                     // This one is gone already.
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted => continue,
@@ -251,6 +261,25 @@ impl Server {
             self.begin(slot, client, data, now);
         }
         Rest::MaybeMore
+    }
+
+    fn listener(&self, data: u64) -> Option<&TcpListener> {
+        match Token::decode(data)? {
+            Token::Door(index) => {
+                let door = self.doors.get(usize::try_from(index).ok()?);
+                door.map(|(_, listener)| listener)
+            }
+            Token::Capture(key) => self.captures.listener(key),
+            _ => None,
+        }
+    }
+
+    /// Ends a link that can be spared.
+    fn make_room(&mut self, slot: usize) {
+        if let Some(link) = self.links.get_mut(slot).and_then(Option::take) {
+            let over = link.making_room();
+            self.close(link, over);
+        }
     }
 
     /// Makes a link of an accepted connection; one that cannot be used is dropped.
@@ -368,9 +397,41 @@ impl Server {
     }
 }
 
+fn spare_from(link: &Option<Link>) -> Option<Instant> {
+    link.as_ref().and_then(Link::spare_from)
+}
+
+/// The link that could have been spared for the longest time, of links that can be spared from some
+/// time on or not at all.
+fn longest_idle(now: Instant, links: impl IntoIterator<Item = Option<Instant>>) -> Option<usize> {
+    let spare =
+        |(index, from): (usize, Option<Instant>)| Some((from.filter(|from| *from <= now)?, index));
+    let (_, index) = links.into_iter().enumerate().filter_map(spare).min()?;
+    Some(index)
+}
+
+/// Whether there is somebody to accept.
+fn somebody_waits(listener: &TcpListener) -> bool {
+    let mut asked = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_made_by_the_link_that_is_idle_longest() {
+        let begin = Instant::now();
+        let after = |seconds| Some(begin + Duration::from_secs(seconds));
+        let links = [after(9), None, after(5), after(3), None, after(3)];
+        let at = |seconds| longest_idle(begin + Duration::from_secs(seconds), links);
+        assert_eq!(at(2), None);
+        assert_eq!(at(3), Some(3));
+        assert_eq!(at(20), Some(3));
+        assert_eq!(longest_idle(begin, [None, None]), None);
+        assert_eq!(longest_idle(begin, []), None);
+    }
 
     #[test]
     fn a_number_tells_what_it_was_made_of() {

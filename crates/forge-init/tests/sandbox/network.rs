@@ -487,6 +487,37 @@ fn a_flood_of_connections_and_names_leaves_the_sandbox_working() {
     assert_eq!(all, b"hello x bye");
 }
 
+/// A tunnel through the HTTP proxy, of which all that comes without asking was read.
+fn tunnel() -> TcpStream {
+    let mut stream = connect(Ipv4Addr::LOCALHOST, PROXY_PORT);
+    let head = b"CONNECT a.test:443 HTTP/1.1\r\n\r\n";
+    stream.write_all(head).unwrap();
+    let expected = b"HTTP/1.1 200 OK\r\nX-More: y\r\n\r\nhello ";
+    let mut answer = vec![0; expected.len()];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, expected);
+    stream
+}
+
+#[test]
+fn a_client_that_keeps_every_tunnel_can_still_make_more() {
+    let net = Net::new(&[80, 443]);
+    net.inside(|| {
+        // As many as are served at once, and then some.
+        let mut tunnels: Vec<TcpStream> = (0..256).map(|_| tunnel()).collect();
+        for _ in 0..3 {
+            tunnels.push(tunnel());
+        }
+        // Whoever was idle longest made room, and saw an ordinary end.
+        for stream in &mut tunnels[..3] {
+            assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
+        }
+        for stream in &tunnels[3..] {
+            assert_eq!(exchange(stream, b"x"), b"x bye");
+        }
+    });
+}
+
 #[test]
 fn whatever_a_task_uses_up_the_network_comes_back() {
     let mut net = Net::new(&[80, 443]);

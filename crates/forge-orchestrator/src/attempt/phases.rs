@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use forge_api::report::{Exit, PhaseReport};
 use forge_core::sandbox::SOLUTION;
 use forge_core::task::VerifyContainer;
-use forge_core::{CommandLine, ExitReport, Failure, Outcome, PhaseName, Reason, Role};
+use forge_core::{CommandLine, Ending, ExitReport, Failure, Outcome, PhaseName, Reason, Role};
 use forge_engine::{EngineError, EngineErrorKind, PreparedImage, Sandbox};
 use forge_plan::judge::judge;
 
@@ -127,7 +127,8 @@ impl Attempt<'_> {
                 let noted = self.note_connections(name, sandbox).await;
                 self.keep_phase(name, Exit::from(&report.ending), report.duration, &report)
                     .await;
-                judge(name, &report).map_or(noted, Err)
+                let disk_full = report.ending != Ending::Exited(0) && disk_was_full(sandbox).await;
+                judge(name, &report, disk_full).map_or(noted, Err)
             }
             PhaseEnd::Cancelled => {
                 self.keep_phase(name, Exit::Killed, elapsed, &unknown())
@@ -205,10 +206,15 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether the workspace was full at some time. A sandbox that does not say explains nothing.
+async fn disk_was_full(sandbox: &dyn Sandbox) -> bool {
+    sandbox.usage().await.is_ok_and(|usage| usage.disk_full)
+}
+
 /// Stands in for the report of a command whose end was never learnt.
 fn unknown() -> ExitReport {
     ExitReport {
-        ending: forge_core::Ending::Killed,
+        ending: Ending::Killed,
         output_bytes: 0,
         truncated: true,
         oom_kills: 0,

@@ -196,22 +196,3 @@ fn a_program_that_is_not_in_the_image_is_named_as_such() {
     let (code, task) = home.run(&folder);
     assert_eq!((code, task.reason), (1, Some(Reason::CommandNotRunnable)));
 }
-
-#[test]
-fn a_network_level_that_cannot_be_enforced_is_refused_by_name() {
-    let home = Home::new();
-    let config = "network: {solve: full_web}\n";
-    let (code, task) = home.run(&home.task(
-        "online",
-        Script {
-            config,
-            ..Script::default()
-        },
-    ));
-    assert_eq!(
-        (code, task.reason),
-        (3, Some(Reason::NetworkPolicyUnavailable))
-    );
-    assert!(task.message.contains("full_web"), "{}", task.message);
-    assert!(task.phases.is_empty());
-}

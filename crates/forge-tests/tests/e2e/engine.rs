@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,16 @@ struct Engine {
 impl Engine {
     fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("sfe").tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let process = Self::spawn(folder.path());
+        let engine = Self { folder, process };
+        engine.wait();
+        engine
+    }
+
+    fn spawn(folder: &Path) -> Child {
+        let at = |name: &str| folder.join(name);
         let log = fs::File::create(at("log")).unwrap();
-        let process = Command::new("dockerd")
+        Command::new("dockerd")
             .arg("--host")
             .arg(format!("unix://{}", at("socket").display()))
             .arg("--data-root")
@@ -42,18 +49,25 @@ impl Engine {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap();
-        let engine = Self { folder, process };
+            .unwrap()
+    }
+
+    fn wait(&self) {
         let patience = Instant::now() + Duration::from_secs(60);
-        while engine.request("GET /_ping", &[]).is_err() {
-            let log = fs::read_to_string(engine.at("log")).unwrap_or_default();
+        while self.request("GET /_ping", &[]).is_err() {
+            let log = fs::read_to_string(self.at("log")).unwrap_or_default();
             assert!(
                 Instant::now() < patience,
                 "the engine does not answer:\n{log}"
             );
             std::thread::sleep(Duration::from_millis(100));
         }
-        engine
+    }
+
+    /// Starts it again, on what it had.
+    fn start_again(&mut self) {
+        self.process = Self::spawn(self.folder.path());
+        self.wait();
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -194,5 +208,13 @@ fn an_engine_that_stops_in_mid_run_is_not_a_verdict() {
         "{:?}",
         task.notes
     );
-    home.forget_engine();
+    // Once the engine is back, what it could not be asked to remove is found, file systems too.
+    engine.start_again();
+    let collected = home.output(&["gc"]);
+    let stderr = String::from_utf8_lossy(&collected.stderr);
+    assert!(collected.status.success(), "{stderr}");
+    home.assert_nothing_left();
+    let attached = Command::new("losetup").arg("--all").output().unwrap();
+    let attached = String::from_utf8(attached.stdout).unwrap();
+    assert!(!attached.contains(&task.id), "{attached}");
 }

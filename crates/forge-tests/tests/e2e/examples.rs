@@ -7,6 +7,7 @@ use crate::support::{Home, repository};
 #[test]
 fn every_example_is_valid() {
     let home = Home::new();
+    home.find_registries();
     let examples = repository().join("examples/tasks");
     let words = ["validate", examples.to_str().unwrap(), "--format", "json"];
     let (code, report) = home.report(&words);

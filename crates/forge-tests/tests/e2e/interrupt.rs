@@ -74,11 +74,7 @@ fn what_a_killed_orchestrator_leaves_is_found_and_removed() {
         .iter()
         .map(|each| each["kind"].as_str().unwrap())
         .collect();
-    assert_eq!(
-        kinds,
-        ["container", "volume", "volume", "volume"],
-        "{found:#}"
-    );
+    assert_eq!(kinds, ["container", "volume", "volume"], "{found:#}");
     let collected = home.output(&["gc"]);
     assert!(
         collected.status.success(),

@@ -12,6 +12,8 @@ mod engine;
 mod escape;
 mod examples;
 mod interrupt;
+mod network;
 mod output;
 mod record;
+mod setup;
 mod support;

@@ -1,6 +1,5 @@
 //! A home of its own for each test, tasks written on the spot, and the binary.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -35,7 +34,6 @@ pub(crate) struct Home {
     folder: TempDir,
     /// Address of the engine, when it is not the machine's.
     engine: Option<String>,
-    engine_is_gone: Cell<bool>,
 }
 
 /// What a task of a test does.
@@ -75,13 +73,7 @@ impl Home {
         Self {
             folder,
             engine,
-            engine_is_gone: Cell::new(false),
         }
-    }
-
-    /// The engine has ended with everything on it; nothing can be asked of it any more.
-    pub(crate) fn forget_engine(&self) {
-        self.engine_is_gone.set(true);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -149,6 +141,13 @@ impl Home {
         self.report(&words)
     }
 
+    /// Finds the registries of this machine, and accepts their addresses where they are not public.
+    pub(crate) fn find_registries(&self) {
+        let output = self.output(&["registries", "refresh", "--accept-addresses"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+    }
+
     pub(crate) fn report(&self, words: &[&str]) -> (i32, Report) {
         let output = self.output(words);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -204,9 +203,6 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        if self.engine_is_gone.get() {
-            return;
-        }
         if !std::thread::panicking() {
             self.assert_nothing_left();
         } else {

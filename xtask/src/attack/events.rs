@@ -1,0 +1,187 @@
+//! What is done from outside while tasks run: the proxy ended, the orchestrator killed, a listener
+//! put beside the proxy.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::outside::{Outside, docker, remark};
+use super::scenes::{Scene, Stage, run_folder};
+use super::tables::Row;
+use crate::shell::{self, Failure};
+
+/// What was found of a process's proxy: containers or networks.
+fn of_process(kind: &str, pid: u32) -> Option<String> {
+    let format = match kind {
+        "network" => "{{.Name}} {{.Label \"swe-forge.holder\"}}",
+        _ => "{{.Names}} {{.Label \"swe-forge.holder\"}}",
+    };
+    let listing = match kind {
+        "network" => docker(&[
+            "network",
+            "ls",
+            "--filter",
+            "label=swe-forge.role=egress",
+            "--format",
+            format,
+        ]),
+        role => docker(&[
+            "ps",
+            "--filter",
+            &format!("label=swe-forge.role={role}"),
+            "--format",
+            format,
+        ]),
+    };
+    let part = format!(":{pid}:");
+    let listing = listing.ok()?;
+    let line = listing.lines().find(|line| line.contains(&part))?;
+    line.split_whitespace().next().map(str::to_owned)
+}
+
+/// Puts a listener beside the proxy as soon as there is one, and takes it away when every task
+/// with a network is through.
+pub(super) struct Rebinding<'a> {
+    outside: &'a Outside,
+    tasks: usize,
+    network: Option<String>,
+    is_over: bool,
+}
+
+impl<'a> Rebinding<'a> {
+    pub(super) fn new(outside: &'a Outside, tasks: usize) -> Self {
+        Self {
+            outside,
+            tasks,
+            network: None,
+            is_over: tasks == 0,
+        }
+    }
+
+    pub(super) fn meanwhile(&mut self, pid: u32, out: &Path) {
+        match &self.network {
+            _ if self.is_over => {}
+            None => {
+                // The proxy first: it shall have the address after the engine's.
+                if of_process("egress", pid).is_none() {
+                    return;
+                }
+                let Some(network) = of_process("network", pid) else {
+                    return;
+                };
+                if let Err(failure) = self.outside.stand_beside(&network) {
+                    remark(&failure.to_string());
+                    self.is_over = true;
+                }
+                self.network = Some(network);
+            }
+            Some(network) => {
+                if through(out) >= self.tasks {
+                    self.outside.step_aside(network);
+                    self.is_over = true;
+                }
+            }
+        }
+    }
+
+    /// In case the run ended early.
+    pub(super) fn finish(&mut self) {
+        if let Some(network) = self.network.take() {
+            self.outside.step_aside(&network);
+            if !self.is_over {
+                drop(docker(&["network", "rm", &network]));
+            }
+        }
+    }
+}
+
+/// How many attempts have written the log of their connections.
+fn through(out: &Path) -> usize {
+    let Some(folder) = run_folder(out) else {
+        return 0;
+    };
+    let attempts = std::fs::read_dir(folder.join("attempts"));
+    attempts.map_or(0, |attempts| {
+        let logs = attempts
+            .flatten()
+            .map(|attempt| attempt.path().join("connections.jsonl"));
+        logs.filter(|log| log.is_file()).count()
+    })
+}
+
+/// Ends the proxy once the task has been refused once.
+#[derive(Default)]
+pub(super) struct Outage {
+    is_done: bool,
+}
+
+impl Outage {
+    pub(super) fn meanwhile(&mut self, pid: u32, out: &Path) {
+        if self.is_done || !has_said(out, "refused") {
+            return;
+        }
+        if let Some(proxy) = of_process("egress", pid) {
+            if let Err(failure) = docker(&["kill", &proxy]) {
+                remark(&failure.to_string());
+            }
+            self.is_done = true;
+        }
+    }
+
+    /// Whether there was anything to end.
+    pub(super) const fn happened(&self) -> bool {
+        self.is_done
+    }
+}
+
+fn has_said(out: &Path, word: &str) -> bool {
+    let Some(folder) = run_folder(out) else {
+        return false;
+    };
+    let attempts = std::fs::read_dir(folder.join("attempts"));
+    attempts.is_ok_and(|attempts| {
+        let mut logs = attempts
+            .flatten()
+            .map(|attempt| attempt.path().join("solve.log"));
+        logs.any(|log| std::fs::read_to_string(log).is_ok_and(|text| text.contains(word)))
+    })
+}
+
+/// Kills the orchestrator in the middle of a run; `gc` must find and remove everything.
+pub(super) fn crash(stage: &Stage, scene: &Scene) -> Result<Row, Failure> {
+    const PATIENCE: Duration = Duration::from_secs(40);
+    stage.prepare(scene)?;
+    let out = stage.folder.join("out/crash");
+    let mut child = stage.start("crash", "command", 1, &out)?;
+    let until = Instant::now() + PATIENCE;
+    while of_process("task", child.id()).is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let was_there = of_process("task", child.id()).is_some();
+    drop(child.kill());
+    drop(child.wait());
+    let attempt = json!({
+        "case": 45,
+        "name": "crash",
+        "what": "the orchestrator killed in the middle of a run, then gc",
+    });
+    let observed = if was_there {
+        shell::read(&mut stage.command(&["gc", "--format", "json"]))?;
+        leftovers(stage)?
+    } else {
+        "its sandbox never came up".to_owned()
+    };
+    Ok(Row::new(&attempt, "", "nothing is left", &observed))
+}
+
+/// What carries the labels of this suite's own installation.
+pub(super) fn leftovers(stage: &Stage) -> Result<String, Failure> {
+    let found = shell::read(&mut stage.command(&["gc", "--dry-run", "--format", "json"]))?;
+    let found: Value = serde_json::from_str(&found).unwrap_or_default();
+    let count = found["leftovers"].as_array().map_or(0, Vec::len);
+    Ok(match (count, found["kept"].as_u64()) {
+        (0, Some(0)) => "nothing is left".to_owned(),
+        (count, kept) => format!("{count} objects are left, {} kept", kept.unwrap_or(0)),
+    })
+}
