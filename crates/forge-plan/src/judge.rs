@@ -55,10 +55,7 @@ pub fn judge(phase: PhaseName, report: &ExitReport, disk_full: bool) -> Option<O
         ),
         Ending::Exited(_) | Ending::Signalled(_) if disk_full => Failure::new(
             Reason::DiskFull,
-            format!(
-                "{phase} {}; its workspace was full",
-                ended(&report.ending)
-            ),
+            format!("{phase} {}; its workspace was full", ended(&report.ending)),
         ),
         // A shell reports a program that a signal ended as 128 and the signal's number.
         Ending::Signalled(SIGXFSZ) | Ending::Exited(SHELL_SIGXFSZ) => Failure::new(

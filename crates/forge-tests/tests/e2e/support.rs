@@ -70,10 +70,7 @@ impl Home {
 
     fn make(engine: Option<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self {
-            folder,
-            engine,
-        }
+        Self { folder, engine }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
