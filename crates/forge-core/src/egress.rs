@@ -129,7 +129,7 @@ impl std::str::FromStr for AddressRange {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddressException {
-    /// For which hosts; their ports mean nothing here.
+    /// For which hosts, on their ports.
     pub hosts: Vec<AllowedHost>,
     /// Which addresses.
     pub ranges: Vec<AddressRange>,

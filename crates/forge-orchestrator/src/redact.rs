@@ -43,11 +43,14 @@ impl Redactor {
         let mut at = 0;
         while at < self.held.len() {
             let rest = &self.held[at..];
+            let may_go_on =
+                |secret: &Vec<u8>| secret.len() > rest.len() && secret.starts_with(rest);
+            if self.secrets.iter().any(may_go_on) {
+                break;
+            }
             if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
                 out.extend_from_slice(MASK);
                 at += secret.len();
-            } else if self.secrets.iter().any(|secret| secret.starts_with(rest)) {
-                break;
             } else {
                 out.push(self.held[at]);
                 at += 1;
@@ -57,9 +60,26 @@ impl Redactor {
         out
     }
 
-    /// What was held back and turned out to be no secret.
+    /// What was held back. A stream that ends inside of a secret shows none of it.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.held)
+        let held = std::mem::take(&mut self.held);
+        let (mut out, mut at) = (Vec::new(), 0);
+        while at < held.len() {
+            let rest = &held[at..];
+            if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
+                out.extend_from_slice(MASK);
+                at += secret.len();
+            } else if rest.len() >= SHORTEST
+                && self.secrets.iter().any(|secret| secret.starts_with(rest))
+            {
+                out.extend_from_slice(MASK);
+                break;
+            } else {
+                out.push(held[at]);
+                at += 1;
+            }
+        }
+        out
     }
 }
 
@@ -90,10 +110,13 @@ mod tests {
 
     #[test]
     fn the_beginning_of_a_secret_that_does_not_go_on_is_kept() {
-        assert_eq!(
-            masked(&["hunter22"], &["hunt", "ing hunter2"]),
-            "hunting hunter2"
-        );
+        assert_eq!(masked(&["hunter22"], &["hunt", "ing hun"]), "hunting hun");
+    }
+
+    #[test]
+    fn a_stream_that_ends_inside_of_a_secret_shows_none_of_it() {
+        assert_eq!(masked(&["hunter22"], &["key=hunter2"]), "key=***");
+        assert_eq!(masked(&["abcd", "abcdefgh"], &["abcd", "efg"]), "***efg");
     }
 
     #[test]
@@ -102,6 +125,7 @@ mod tests {
             masked(&["abcd", "abcdefgh"], &["x abcdefgh abcd y"]),
             "x *** *** y"
         );
+        assert_eq!(masked(&["abcd", "abcdefgh"], &["abcd", "efgh"]), "***");
     }
 
     #[test]

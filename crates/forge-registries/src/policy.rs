@@ -122,14 +122,15 @@ fn exceptions(
     network: &NetworkSettings,
 ) -> Vec<AddressException> {
     let mut exceptions = network.exceptions.clone();
+    let merged = merge(ours.iter().cloned());
     if !network.registry_exceptions.is_empty() && !ours.is_empty() {
         exceptions.push(AddressException {
-            hosts: merge(ours.iter().cloned()),
+            hosts: merged.clone(),
             ranges: network.registry_exceptions.clone(),
         });
     }
     for accepted in &registries.accepted {
-        let host = ours.iter().find(|host| host.name == accepted.host);
+        let host = merged.iter().find(|host| host.name == accepted.host);
         exceptions.extend(host.map(|host| AddressException {
             hosts: vec![host.clone()],
             ranges: vec![AddressRange {

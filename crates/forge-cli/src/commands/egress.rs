@@ -153,15 +153,15 @@ impl Judge {
                 policy::dialable_literal(&self.policy, address, &self.denied, has_v6())?;
                 Ok(vec![address.ip()])
             }
-            Admission::Resolve(name) if self.resolve => self.look_up(&name).await,
+            Admission::Resolve(name) if self.resolve => self.look_up(&name, target.port).await,
             Admission::Resolve(_) => Ok(Vec::new()),
         }
     }
 
-    async fn look_up(&self, name: &HostName) -> Result<Vec<IpAddr>, DenialReason> {
+    async fn look_up(&self, name: &HostName, port: u16) -> Result<Vec<IpAddr>, DenialReason> {
         let found = HostResolver.addresses(name.as_str()).await;
         let found = found.map_err(|_| DenialReason::DnsFailure)?;
-        policy::dialable(&self.policy, name, &found, &self.denied, has_v6())
+        policy::dialable(&self.policy, (name, port), &found, &self.denied, has_v6())
     }
 
     /// Why a target is allowed, and what is looked at.

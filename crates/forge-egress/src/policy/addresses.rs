@@ -21,7 +21,7 @@ use crate::names::HostName;
 /// 6 only and that is not reachable, [`DenialReason::Isolated`] when the level became that.
 pub fn dialable(
     policy: &EgressPolicy,
-    name: &HostName,
+    (name, port): (&HostName, u16),
     resolved: &[IpAddr],
     extra_denied: &[AddressRange],
     has_v6: bool,
@@ -36,7 +36,7 @@ pub fn dialable(
     for address in resolved.iter().map(IpAddr::to_canonical) {
         let open = !is_never_opened(address)
             && !is_within(extra_denied, address)
-            && (!is_denied(address) || is_excepted(policy, name, address));
+            && (!is_denied(address) || is_excepted(policy, (name, port), address));
         if open && !allowed.contains(&address) {
             allowed.push(address);
         }

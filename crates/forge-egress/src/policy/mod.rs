@@ -69,12 +69,8 @@ pub fn admit(policy: &EgressPolicy, target: &Target) -> Result<Admission, Denial
         NetworkLevel::FullWeb => false,
     };
     let port = target.port;
-    let port_is_open = if listed {
-        policy.allow.iter().any(|entry| entry.ports.contains(&port))
-    } else {
-        !MAIL_PORTS.contains(&port)
-    };
-    if port == 0 || !port_is_open {
+    let is_listed = || policy.allow.iter().any(|entry| entry.ports.contains(&port));
+    if port == 0 || MAIL_PORTS.contains(&port) || (listed && !is_listed()) {
         return Err(DenialReason::Port);
     }
     let name = match &target.host {
@@ -155,10 +151,13 @@ fn has_exception(policy: &EgressPolicy, name: &HostName) -> bool {
     hosts.any(|host| covers(host, name))
 }
 
-/// Whether an exception opens an address for a name. Ranges that nothing opens are not asked here.
-fn is_excepted(policy: &EgressPolicy, name: &HostName, address: IpAddr) -> bool {
+/// Whether an exception opens an address for a port of a name: a mirror inside a company is opened
+/// as a mirror, not with everything else that listens there. Ranges that nothing opens are not asked
+/// here.
+fn is_excepted(policy: &EgressPolicy, (name, port): (&HostName, u16), address: IpAddr) -> bool {
     policy.exceptions.iter().any(|exception| {
-        exception.hosts.iter().any(|host| covers(host, name))
+        let covered = |host: &AllowedHost| covers(host, name) && host.ports.contains(&port);
+        exception.hosts.iter().any(covered)
             && exception.ranges.iter().any(|range| range.contains(address))
     })
 }

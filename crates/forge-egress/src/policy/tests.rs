@@ -71,7 +71,7 @@ fn isolated_admits_nothing_whatever_the_list_says() {
     }
     let name = name("files.example.org");
     assert_eq!(
-        dialable(&policy, &name, &addresses(&["8.8.8.8"]), &[], true),
+        dialable(&policy, (&name, 443), &addresses(&["8.8.8.8"]), &[], true),
         Err(DenialReason::Isolated)
     );
 }
@@ -244,7 +244,7 @@ fn addresses_that_are_not_public_are_dropped() {
     let dialled = |resolved: &[&str], has_v6| {
         dialable(
             &full(),
-            &name("a.example"),
+            (&name("a.example"), 443),
             &addresses(resolved),
             &[],
             has_v6,
@@ -295,12 +295,18 @@ fn addresses_that_are_not_public_are_dropped() {
 #[test]
 fn an_exception_opens_its_ranges_for_its_names() {
     let hosts = vec![
-        allowed("files.example.org", false, &[1]),
-        allowed("example.net", true, &[1]),
+        allowed("files.example.org", false, &[443]),
+        allowed("example.net", true, &[443]),
     ];
     let policy = with_exception(web(), hosts, &["10.1.0.0/16", "192.0.2.0/24", "fd12::/16"]);
     let dialled = |host: &str, address: &str| {
-        dialable(&policy, &name(host), &addresses(&[address]), &[], true)
+        dialable(
+            &policy,
+            (&name(host), 443),
+            &addresses(&[address]),
+            &[],
+            true,
+        )
     };
     for address in ["10.1.2.3", "192.0.2.1", "fd12::1"] {
         assert_eq!(
@@ -346,7 +352,7 @@ fn no_exception_opens_the_machine_its_link_or_a_metadata_service() {
     ] {
         let resolved = addresses(&[text]);
         assert_eq!(
-            dialable(&policy, &name("a.example"), &resolved, &[], true),
+            dialable(&policy, (&name("a.example"), 443), &resolved, &[], true),
             Err(DenialReason::PrivateAddress),
             "{text}"
         );
@@ -361,8 +367,15 @@ fn addresses_of_the_engines_machine_are_beyond_exceptions() {
         .into_iter()
         .map(|range| range.parse().unwrap())
         .collect();
-    let dialled =
-        |text: &str| dialable(&policy, &name("a.example"), &addresses(&[text]), &own, true);
+    let dialled = |text: &str| {
+        dialable(
+            &policy,
+            (&name("a.example"), 443),
+            &addresses(&[text]),
+            &own,
+            true,
+        )
+    };
     for text in [
         "10.1.0.9",
         "8.8.8.8",
@@ -443,4 +456,36 @@ fn a_hello_must_name_the_host_that_was_judged() {
     }
     assert_eq!(judged(Some("a.example"), true), Err(DenialReason::Ech));
     assert_eq!(judged(None, true), Err(DenialReason::Ech));
+}
+
+#[test]
+fn an_exception_opens_the_ports_of_its_host_and_no_others() {
+    let mut policy = full();
+    policy.exceptions.push(AddressException {
+        hosts: vec![AllowedHost::https("mirror.example")],
+        ranges: vec!["10.1.7.20".parse().unwrap()],
+    });
+    let host = name("mirror.example");
+    let resolved = addresses(&["10.1.7.20"]);
+    assert!(dialable(&policy, (&host, 443), &resolved, &[], true).is_ok());
+    assert_eq!(
+        dialable(&policy, (&host, 22), &resolved, &[], true),
+        Err(DenialReason::PrivateAddress)
+    );
+}
+
+#[test]
+fn mail_is_closed_at_every_level() {
+    let mut policy = full();
+    policy.level = NetworkLevel::LimitedWeb;
+    policy.allow = vec![AllowedHost {
+        name: "mail.example".into(),
+        subdomains: false,
+        ports: vec![25],
+    }];
+    let target = Target {
+        host: Host::Name(name("mail.example")),
+        port: 25,
+    };
+    assert_eq!(admit(&policy, &target), Err(DenialReason::Port));
 }

@@ -274,7 +274,13 @@ impl Connection {
                     Ok(Ok(found)) => found,
                     Ok(Err(_)) | Err(_) => return Err(DenialReason::DnsFailure),
                 };
-                let left = dialable(policy, name, &found, denied, current.has_v6)?;
+                let left = dialable(
+                    policy,
+                    (name, leg.asked.port),
+                    &found,
+                    denied,
+                    current.has_v6,
+                )?;
                 left.into_iter()
                     .take(MOST_ADDRESSES)
                     .map(|address| SocketAddr::new(address, leg.asked.port))

@@ -39,7 +39,8 @@ impl Current {
         let reaches = match (&admission, judged.address) {
             (_, None) => true,
             (Admission::Resolve(name), Some(address)) => {
-                dialable(&self.policy, name, &[address], &self.denied, self.has_v6).is_ok()
+                let asked = (name, judged.target.port);
+                dialable(&self.policy, asked, &[address], &self.denied, self.has_v6).is_ok()
             }
             (Admission::Dial(to), Some(address)) => {
                 to.ip() == address

@@ -152,7 +152,14 @@ fn a_name_that_resolves_to_the_inside_is_refused_on_each_look_up() {
     let own = ["198.51.99.7/32".parse().unwrap()];
     let look_up = |text: &str| {
         let resolved = text.split(' ').map(|each| each.parse().unwrap());
-        dialable(&policy, &name, &resolved.collect::<Vec<_>>(), &own, true).map(|each| each.len())
+        dialable(
+            &policy,
+            (&name, 443),
+            &resolved.collect::<Vec<_>>(),
+            &own,
+            true,
+        )
+        .map(|each| each.len())
     };
     assert_eq!(look_up("8.8.8.8"), Ok(1));
     for text in [

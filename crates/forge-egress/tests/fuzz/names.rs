@@ -115,11 +115,11 @@ proptest! {
         let name = HostName::parse(b"example.org").unwrap();
         let allow = vec![AllowedHost::https("example.org")];
         let open = policy(NetworkLevel::LimitedWeb, allow.clone(), true);
-        for address in dialable(&open, &name, &resolved, &[], true).unwrap_or_default() {
+        for address in dialable(&open, (&name, 443), &resolved, &[], true).unwrap_or_default() {
             prop_assert!(!is_never_opened(address));
         }
         let closed = policy(NetworkLevel::LimitedWeb, allow, false);
-        let dialled = dialable(&closed, &name, &resolved, &[], true).unwrap_or_default();
+        let dialled = dialable(&closed, (&name, 443), &resolved, &[], true).unwrap_or_default();
         prop_assert!(dialled.iter().all(|address| !is_denied(*address)));
         prop_assert!(dialled.is_sorted_by_key(IpAddr::is_ipv6));
     }

@@ -100,7 +100,10 @@ impl Attempt<'_> {
         let id = sandbox.id().clone();
         self.intend(ObjectKind::Image, &id).await?;
         let snapshot = self.context.engine.snapshot(&id, image).await;
-        let snapshot = snapshot.map_err(|error| engine_failure(&error))?;
+        let snapshot = match snapshot {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(self.unusable(sandbox, &error).await),
+        };
         if snapshot.runnable == image.runnable {
             let store = &self.context.store;
             let recorded = store

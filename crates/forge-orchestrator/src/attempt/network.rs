@@ -27,7 +27,8 @@ pub(super) struct Network {
     denied_count: u64,
     bytes_up: u64,
     bytes_down: u64,
-    unrecorded: u64,
+    /// For each sandbox, since each counts from nothing.
+    unrecorded: BTreeMap<String, u64>,
 }
 
 impl Network {
@@ -77,7 +78,7 @@ impl Network {
             denied_count: 0,
             bytes_up: 0,
             bytes_down: 0,
-            unrecorded: 0,
+            unrecorded: BTreeMap::new(),
         }
     }
 
@@ -110,16 +111,21 @@ impl Network {
         })
     }
 
-    fn add(&mut self, phase: PhaseName, records: &EgressRecords) {
+    fn add(&mut self, sandbox: &str, phase: PhaseName, records: &EgressRecords) {
         for record in &records.connections {
             self.bytes_up += record.bytes_up;
             self.bytes_down += record.bytes_down;
             match record.verdict {
                 ConnectionVerdict::Allowed => self.allowed += 1,
+                // Let through, and ended only because the phase did.
+                ConnectionVerdict::Denied if record.reason == Some(DenialReason::PolicyChanged) => {
+                    self.allowed += 1;
+                }
                 ConnectionVerdict::Denied => self.add_denied(phase, record),
             }
         }
-        self.unrecorded = self.unrecorded.max(records.counters.unrecorded);
+        self.unrecorded
+            .insert(sandbox.to_owned(), records.counters.unrecorded);
     }
 
     fn add_denied(&mut self, phase: PhaseName, record: &ConnectionRecord) {
@@ -149,7 +155,7 @@ impl Network {
                 .collect(),
             bytes_up: self.bytes_up,
             bytes_down: self.bytes_down,
-            unrecorded: self.unrecorded,
+            unrecorded: self.unrecorded.values().sum(),
             log,
         }
     }
@@ -223,9 +229,13 @@ impl Attempt<'_> {
         let Some(egress) = sandbox.egress() else {
             return Ok(());
         };
+        // What the phase left open is ended: otherwise it would have no record, and go on at this
+        // level until the next phase begins.
+        let cut = egress.set_policy(&EgressPolicy::isolated(), phase).await;
+        cut.map_err(|error| unavailable(&error))?;
         let records = egress.take_records().await;
         let records = records.map_err(|error| unavailable(&error))?;
-        self.network.add(phase, &records);
+        self.network.add(sandbox.id().as_str(), phase, &records);
         if let Err(error) = self.write_connections(&records.connections).await {
             self.notes.push(format!(
                 "the log of connections could not be written: {error}"
@@ -240,6 +250,16 @@ impl Attempt<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The same for a phase that is lost already: what it reached is still worth telling.
+    pub(super) async fn note_what_can_be_had(&mut self, phase: PhaseName, sandbox: &dyn Sandbox) {
+        if let Err(outcome) = self.note_connections(phase, sandbox).await {
+            self.notes.push(format!(
+                "what {phase} reached is not known: {}",
+                outcome.message()
+            ));
+        }
     }
 
     async fn write_connections(&self, records: &[ConnectionRecord]) -> std::io::Result<()> {
@@ -302,7 +322,7 @@ mod tests {
             connections: records,
             ..EgressRecords::default()
         };
-        network.add(PhaseName::Setup, &records);
+        network.add("s", PhaseName::Setup, &records);
         network
     }
 

@@ -131,11 +131,13 @@ impl Attempt<'_> {
                 judge(name, &report, disk_full).map_or(noted, Err)
             }
             PhaseEnd::Cancelled => {
+                self.note_what_can_be_had(name, sandbox).await;
                 self.keep_phase(name, Exit::Killed, elapsed, &unknown())
                     .await;
                 Err(super::cancellation())
             }
             PhaseEnd::Stuck => {
+                self.note_what_can_be_had(name, sandbox).await;
                 self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
                 // It would not answer questions about artifacts and counters either.
                 self.current = None;
@@ -144,11 +146,13 @@ impl Attempt<'_> {
                 ))))
             }
             PhaseEnd::Lost(error) => {
+                self.note_what_can_be_had(name, sandbox).await;
                 self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
                 self.current = None;
                 Err(self.lost(sandbox, &error).await)
             }
             PhaseEnd::LogFailed(error) => {
+                self.note_what_can_be_had(name, sandbox).await;
                 self.keep_phase(name, Exit::Lost, elapsed, &unknown()).await;
                 Err(phase::log_failure(&log, &error))
             }
@@ -173,7 +177,7 @@ impl Attempt<'_> {
         );
         if of_the_sandbox {
             let message = format!(
-                "verification cannot be set up in the workspace as the task left it: {}",
+                "the task goes no further with what it left there: {}",
                 failure::chain(error)
             );
             return Outcome::Failed(Failure::new(Reason::WorkspaceUnusable, message));

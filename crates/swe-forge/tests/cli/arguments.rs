@@ -108,11 +108,12 @@ fn a_run_without_an_engine_or_without_forge_init_exits_with_3() {
     command.env("SWE_FORGE_INIT", "/nonexistent/forge-init");
     run(command).expect(3, &["/nonexistent/forge-init", "hint: `cargo xtask build`"]);
 
-    // Any static ELF file passes for forge-init as long as nothing is started.
+    // Any static ELF file passes for the programs of containers as long as nothing is started.
     let init = home.path().join("init");
     std::fs::write(&init, static_elf()).unwrap();
     let mut command = home.swe_forge(&["run", "tasks", "--agent", "nop"]);
-    command.env("SWE_FORGE_INIT", init);
+    command.env("SWE_FORGE_INIT", &init);
+    command.env("SWE_FORGE_EGRESS", &init);
     run(command).expect(3, &["nobody.sock", "hint: ", "swe-forge doctor"]);
 }
 
