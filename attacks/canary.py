@@ -23,6 +23,30 @@ def udp(listener):
         print("heard udp", peer[0], data[:200].decode("latin-1").strip(), flush=True)
 
 
+def sink(listener):
+    """Takes everything, and says how much it was: a host that an operator allowed."""
+    def take(stream):
+        count = len(stream.recv(65536))
+        stream.settimeout(2)
+        # A small request is answered, a large one goes on until somebody ends it.
+        try:
+            while count < 1 << 20:
+                count += len(stream.recv(65536))
+            stream.settimeout(0.3)
+            while data := stream.recv(65536):
+                count += len(data)
+        except TimeoutError:
+            stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        except OSError:
+            pass
+        print("sink", count, flush=True)
+        stream.close()
+
+    while True:
+        stream, _ = listener.accept()
+        threading.Thread(target=take, args=(stream,), daemon=True).start()
+
+
 def main():
     stream, datagrams = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     stream.bind(("0.0.0.0", int(sys.argv[1])))
@@ -30,6 +54,10 @@ def main():
     stream.listen(100)
     threading.Thread(target=tcp, args=(stream,), daemon=True).start()
     threading.Thread(target=udp, args=(datagrams,), daemon=True).start()
+    taker = socket.socket()
+    taker.bind(("0.0.0.0", int(sys.argv[3])))
+    taker.listen(100)
+    threading.Thread(target=sink, args=(taker,), daemon=True).start()
     print("ready", flush=True)
     sys.stdin.read()
 

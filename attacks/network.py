@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 
+import addresses
 import special
 
 HTTP_PROXY = ("127.0.0.1", 3128)
@@ -166,7 +167,8 @@ class Attempts:
                 reply = stream.recv(2)
                 if reply != b"\x05\x00":
                     return "refused:%d" % reply[1] if len(reply) == 2 else "closed"
-            stream.sendall(self.raw(attempt["request"]) + struct.pack(">H", int(self.fill(str(attempt["port"])))))
+            request = attempt.get("bytes") or self.raw(attempt["request"])
+            stream.sendall(request + struct.pack(">H", int(self.fill(str(attempt["port"])))))
             reply = stream.recv(10)
             if len(reply) < 2:
                 return "closed"
@@ -216,6 +218,97 @@ class Attempts:
         if kind == 1 and reply[-4] == 127:
             return "synthetic"
         return "answered:%d" % code
+
+    # Many spellings in one way: what counts is every one of them.
+
+    def spellings(self, attempt):
+        level, way = self.parameters["level"], getattr(self, "by_" + attempt["way"])
+        expected = attempt["expect"] if isinstance(attempt["expect"], str) else attempt["expect"][level]
+        outcomes = []
+        for text in addresses.spelled(attempt["set"], self.fill):
+            try:
+                found = way(text, attempt)
+            except Exception as error:  # Whatever it is, it is how the attempt ended.
+                found = word(error)
+            if found in expected.split("|"):
+                outcomes.append(found)
+            elif found is not None:
+                return f"{found} for {text}"
+        return " + ".join(sorted(set(outcomes))) or "nothing was tried"
+
+    def by_tcp(self, text, attempt):
+        """A socket of the sandbox's own; what the C library takes for an address is one."""
+        return self.tcp({"host": socket.getaddrinfo(text, 1, type=socket.SOCK_STREAM)[0][4][0], "port": "{tcp}", "name": attempt["name"]})
+
+    def by_udp(self, text, attempt):
+        if addresses.is_own(text):
+            return None
+        return self.udp({"host": socket.getaddrinfo(text, 1, type=socket.SOCK_DGRAM)[0][4][0], "port": "{udp}", "name": attempt["name"], "broadcast": True})
+
+    def by_connect(self, text, attempt):
+        return self.asked(HTTP_PROXY, f"CONNECT {addresses.in_url(text)}:443 HTTP/1.1\r\nHost: x.invalid\r\n\r\n", attempt)
+
+    def by_http(self, text, attempt):
+        request = f"GET http://{addresses.in_url(text)}/ HTTP/1.1\r\nHost: x.invalid\r\nConnection: close\r\n\r\n"
+        return self.asked(HTTP_PROXY, request, attempt)
+
+    def by_unix(self, text, attempt):
+        """The proxy's socket itself, in the words of the relay."""
+        request = f"CONNECT {addresses.in_url(text)}:443 HTTP/1.1\r\nX-Swe-Forge-Mode: {attempt['mode']}\r\n\r\n"
+        return self.asked(special.EGRESS + "/proxy.sock", request, attempt)
+
+    def asked(self, proxy, request, attempt):
+        family = socket.AF_UNIX if isinstance(proxy, str) else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as stream:
+            stream.settimeout(PATIENCE)
+            stream.connect(proxy)
+            stream.sendall(request.encode())
+            found = answer(head(stream))
+            if found == "status:200":
+                stream.sendall(self.token(attempt))
+            return found
+
+    def by_socks_name(self, text, attempt):
+        return self.socks({"request": "", "port": 443, "bytes": addresses.socks_name(text), "name": attempt["name"]})
+
+    def by_socks_address(self, text, attempt):
+        if addresses.is_global(text):
+            return None
+        try:
+            request = addresses.socks_address(text)
+        except OSError:
+            # It is no address to the C library either.
+            return None
+        return self.socks({"request": "", "port": 443, "bytes": request, "name": attempt["name"]})
+
+    def by_socks4(self, text, attempt):
+        return self.socks4(b"\x04\x01\x01\xbb" + socket.inet_aton(text) + b"user\0")
+
+    def by_socks4a(self, text, attempt):
+        return self.socks4(b"\x04\x01\x01\xbb\0\0\0\x01user\0" + text.encode() + b"\0")
+
+    def socks4(self, request):
+        with socket.create_connection(SOCKS_PROXY, PATIENCE) as stream:
+            stream.settimeout(PATIENCE)
+            stream.sendall(request)
+            data, end = receive(stream, 8)
+            return "granted" if data[:2] == b"\0\x5a" else "answered" if data else end
+
+    def by_resolver(self, text, attempt):
+        """The spelling as a name of the resolver, and what listens at the address that it gets."""
+        labels = text.rstrip(".").encode().split(b".")
+        query = struct.pack(">6H", 0x1234, 0x0100, 1, 0, 0, 0) + b"".join(bytes([len(part)]) + part for part in labels) + struct.pack(">BHH", 0, 1, 1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stream:
+            stream.settimeout(3)
+            stream.connect(RESOLVER)
+            stream.send(query)
+            reply = stream.recv(4096)
+        if struct.unpack(">H", reply[6:8])[0] == 0:
+            return "empty"
+        address = socket.inet_ntoa(reply[-4:])
+        if not address.startswith("127."):
+            return "resolved:" + address
+        return self.captured({"host": address, "literal": True, "port": 80, "name": attempt["name"]})
 
     def run(self, attempt):
         result = {"attempt": attempt["name"]}

@@ -23,6 +23,165 @@ def create(family, kind, protocol=0):
     return "created"
 
 
+def refused_all(attempts):
+    """What all of many came to, which must be a refusal; the first that was none by its name."""
+    outcomes = set()
+    for name, attempt in attempts:
+        found = attempt()
+        if found in ("created", "worked", "entered"):
+            return f"{found}: {name}"
+        outcomes.add(found)
+    return " + ".join(sorted(outcomes))
+
+
+def other_families(_, __):
+    """Every family but the four that a sandbox may have: local, version 4, version 6, routes."""
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET, socket.SOCK_RDM)
+    families = [number for number in range(64) if number not in (1, 2, 10, 16)]
+    return refused_all(((f"family {family}", lambda: create(family, kind)) for family in families for kind in kinds))
+
+
+def other_netlink(_, __):
+    """Every protocol of netlink but routes."""
+    return refused_all(((f"protocol {number}", lambda: create(socket.AF_NETLINK, socket.SOCK_RAW, number)) for number in range(1, 32)))
+
+
+def raw_protocols(_, __):
+    return refused_all(((f"protocol {number}", lambda: create(family, socket.SOCK_RAW, number))
+                        for family in (socket.AF_INET, socket.AF_INET6) for number in (0, 1, 2, 4, 6, 17, 41, 47, 50, 58, 89, 132, 255)))
+
+
+def reach(kind, protocol, parameters, token):
+    """A protocol that the kernel may have: its socket may be made, nothing leaves by it."""
+    with socket.socket(socket.AF_INET, kind, protocol) as stream:
+        stream.settimeout(2)
+        stream.connect((parameters["host_v4"], int(parameters["tcp"])))
+        stream.send(token)
+    return "connected"
+
+
+def udp_lite(parameters, token):
+    return reach(socket.SOCK_DGRAM, 136, parameters, token)
+
+
+def dccp(parameters, token):
+    return reach(6, 33, parameters, token)
+
+
+def multipath(parameters, token):
+    return reach(socket.SOCK_STREAM, 262, parameters, token)
+
+
+def icmp6_ping(parameters, token):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6) as stream:
+        stream.sendto(b"\x80\0\0\0\0\1\0\1" + token, (parameters["host_v6"], 0))
+    return "sent"
+
+
+def quic_v6(parameters, token):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as stream:
+        stream.sendto(token, (parameters["host_v6"], 443))
+    return "sent"
+
+
+def fast_open(parameters, token):
+    """Data with the first packet of TCP."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+        stream.sendto(token, 0x20000000, (parameters["host_v4"], int(parameters["tcp"])))
+    return "sent"
+
+
+def socket_options(_, __):
+    """Options that change where packets go or come from."""
+    def option(level, number, value):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stream:
+            try:
+                stream.setsockopt(level, number, value)
+            except OSError as error:
+                return word(error)
+        return "worked"
+    return refused_all((("mark", lambda: option(socket.SOL_SOCKET, 36, 1)),
+                        ("transparent", lambda: option(socket.IPPROTO_IP, 19, 1)),
+                        ("priority", lambda: option(socket.SOL_SOCKET, 12, 7)),
+                        ("forced buffer", lambda: option(socket.SOL_SOCKET, 32, 1 << 30)),
+                        ("debugging", lambda: option(socket.SOL_SOCKET, 1, 1))))
+
+
+def route_request(kind, flags, body):
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as stream:
+        stream.settimeout(2)
+        stream.send(struct.pack("=IHHII", 16 + len(body), kind, flags | 5, 1, 0) + body)
+        reply = stream.recv(4096)
+    code = -struct.unpack("=i", reply[16:20])[0]
+    return errno.errorcode.get(code, "worked") if code else "worked"
+
+
+def attribute(kind, data):
+    return struct.pack("=HH", 4 + len(data), kind) + data + b"\0" * (-len(data) % 4)
+
+
+def new_interfaces(_, __):
+    """Interfaces of every kind that leads somewhere."""
+    link = lambda kind: route_request(16, 0x600, b"\0" * 16 + attribute(3, b"attack\0") + attribute(18, attribute(1, kind)))
+    kinds = (b"dummy", b"veth", b"bridge", b"vxlan", b"macvlan", b"ipvlan", b"gre", b"sit", b"ipip", b"wireguard", b"tun", b"vrf")
+    return refused_all(((kind.decode(), lambda: link(kind)) for kind in kinds))
+
+
+def new_rules(_, __):
+    """A rule of routing, a neighbour, loopback removed, loopback moved into PID 1's namespace."""
+    return refused_all((("rule", lambda: route_request(32, 0x600, struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 0, 0, 1, 0))),
+                        ("neighbour", lambda: route_request(28, 0x600, struct.pack("=BxxxiHBB", 2, 1, 2, 0, 0) + attribute(1, bytes([192, 0, 2, 1])))),
+                        ("removal", lambda: route_request(17, 0, struct.pack("=BxHiII", 0, 0, 1, 0, 0))),
+                        ("move", lambda: route_request(16, 0, struct.pack("=BxHiII", 0, 0, 1, 0, 0) + attribute(19, struct.pack("=i", 1))))))
+
+
+def every_namespace(_, __):
+    """Every name space of every process that can be seen."""
+    def enter(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            return word(error)
+        try:
+            return "entered" if C.setns(descriptor, 0) == 0 else errno.errorcode[ctypes.get_errno()]
+        finally:
+            os.close(descriptor)
+    pids = [pid for pid in os.listdir("/proc") if pid.isdigit()]
+    kinds = ("net", "mnt", "pid", "pid_for_children", "user", "ipc", "uts", "cgroup", "time")
+    return refused_all(((f"{kind} of {pid}", lambda: enter(f"/proc/{pid}/ns/{kind}")) for pid in pids for kind in kinds))
+
+
+def programs_for_namespaces(_, __):
+    """The image's own programs for it."""
+    import subprocess
+    commands = (["nsenter", "-t", "1", "-n", "true"], ["nsenter", "-t", "1", "-a", "true"], ["unshare", "-r", "true"],
+                ["unshare", "-rn", "true"], ["unshare", "-n", "true"], ["chroot", "/", "true"], ["mount", "-t", "tmpfs", "none", "/tmp"])
+    def run(command):
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=10)
+        except FileNotFoundError:
+            return "absent"
+        return "worked" if done.returncode == 0 else "refused"
+    return refused_all(((" ".join(command), lambda: run(command)) for command in commands))
+
+
+def ring_calls(_, __):
+    """io_uring, by which sockets would be opened past a filter of calls."""
+    def call(number, *arguments):
+        return "worked" if C.syscall(ctypes.c_long(number), *arguments) >= 0 else errno.errorcode[ctypes.get_errno()]
+    parameters = ctypes.create_string_buffer(120)
+    return refused_all((("setup", lambda: call(425, 8, parameters)), ("enter", lambda: call(426, 0, 1, 0, 0, None, 0)),
+                        ("register", lambda: call(427, -1, 0, None, 0))))
+
+
+def host_abstract(parameters, token):
+    """An abstract socket on which somebody listens on the machine."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.connect("\0" + parameters["abstract"])
+        stream.sendall(token)
+    return "connected"
+
+
 def icmp_raw(_, __):
     return create(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 
@@ -315,9 +474,25 @@ def relay_kill(_, __):
 
 def relay_rebind(_, __):
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+        # Not listened on: the other attempts shall be refused, not accepted by this one.
         stream.bind(("127.0.0.1", 3128))
-        stream.listen()
     return "bound"
+
+
+def own_folder(_, __):
+    """The name that the machine has for the folder of this sandbox's socket: long, and no way to any other."""
+    with open("/proc/self/mountinfo") as file:
+        roots = [line.split()[3] for line in file if line.split()[4] == EGRESS]
+    if not roots:
+        return "no folder"
+    name = os.path.basename(roots[0])
+    if len(name) < 32 or set(name) - set("0123456789abcdef"):
+        return "guessable: " + name
+    parent = os.path.dirname(roots[0])
+    for path in (roots[0], parent, f"/proc/1/root{parent}", f"/proc/self/root{parent}", f"{EGRESS}/../{name}", f"{EGRESS}/../../../..{parent}"):
+        if os.path.exists(path):
+            return "found:" + path
+    return "unguessable"
 
 
 def unix_header_forge(_, __):

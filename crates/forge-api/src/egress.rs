@@ -3,6 +3,8 @@
 //! The engine sends [`ControlRequest`]s and is answered in the same order; [`ControlEvent`]s that
 //! are no answers come between.
 
+use std::net::IpAddr;
+
 use forge_core::PhaseName;
 use forge_core::connection::{ConnectionRecord, EgressCounters};
 use forge_core::egress::EgressPolicy;
@@ -29,12 +31,13 @@ pub struct NumberedRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// The first request of a connection.
+    /// The first request of a connection. Sent again at any time it renews the list of addresses;
+    /// the answer then comes when connections to those now denied are ended, after their records.
     Hello {
         /// [`CONTROL_VERSION`] of the engine.
         version: u32,
         /// Addresses that are denied at every level besides the built-in ones: those of the
-        /// engine's machine.
+        /// engine's machine. They take the place of all that were sent before.
         denied: Vec<forge_core::egress::AddressRange>,
     },
     /// Opens a sandbox's socket, or changes the policy of one that is open; connections that the
@@ -97,9 +100,32 @@ pub enum ControlEvent {
     Connection(Box<ConnectionRecord>),
 }
 
+/// What `forge-egress addresses` prints, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostAddresses {
+    /// The addresses of all interfaces of the network that it runs in, those of loopback
+    /// included, in order, each once.
+    pub addresses: Vec<IpAddr>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_one_line_of_text() {
+        let addresses = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap());
+        let document = HostAddresses {
+            addresses: addresses.to_vec(),
+        };
+        let text = r#"{"addresses":["192.0.2.1","2001:db8::1"]}"#;
+        assert_eq!(serde_json::to_string(&document).unwrap(), text);
+        assert_eq!(
+            serde_json::from_str::<HostAddresses>(text).unwrap(),
+            document
+        );
+    }
 
     #[test]
     fn documents_come_back_as_they_were() {

@@ -1,5 +1,8 @@
 //! `report.json`: what a run did and found.
 
+use std::fmt;
+use std::str::FromStr;
+
 use forge_core::life_cycle::StateName;
 use forge_core::{
     Attestation, Cause, Deadline, DenialReason, Difficulty, DiskQuota, Ending, NetworkLevel,
@@ -102,6 +105,10 @@ pub struct TaskReport {
     pub attempt: u32,
     /// The agent of this attempt.
     pub agent: String,
+    /// What the agent ran in solve, program and arguments, with `***` in the place of secrets;
+    /// absent when nothing was to be run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_command: Option<Vec<String>>,
     /// The task's title.
     pub title: String,
     /// Its difficulty.
@@ -211,10 +218,62 @@ impl From<&Ending> for Exit {
             Ending::Signalled(signal) => Self::Signalled { signal },
             Ending::DeadlineExceeded => Self::DeadlineExceeded,
             Ending::OutputLimit => Self::OutputLimit,
-            Ending::DiskFull => Self::DiskFull,
+            // Which disk it was is in the failure's message.
+            Ending::DiskFull
+            | Ending::RootFull
+            | Ending::EngineDiskFull
+            | Ending::WorkspaceFailed => Self::DiskFull,
             Ending::NotStarted { errno } => Self::NotStarted { errno },
             Ending::Killed => Self::Killed,
         }
+    }
+}
+
+/// How a phase ended, in a few words; [`Exit`] reads them back.
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(formatter, "code {code}"),
+            Self::Signalled { signal } => write!(formatter, "signal {signal}"),
+            Self::DeadlineExceeded => formatter.write_str("deadline"),
+            Self::OutputLimit => formatter.write_str("output limit"),
+            Self::DiskFull => formatter.write_str("disk full"),
+            Self::NotStarted { errno } => write!(formatter, "not started, error {errno}"),
+            Self::Killed => formatter.write_str("ended on request"),
+            Self::Lost => formatter.write_str("contact lost"),
+        }
+    }
+}
+
+/// Text that no [`Exit`] is written as.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no way for a phase to end")]
+pub struct UnknownExit(pub String);
+
+impl FromStr for Exit {
+    type Err = UnknownExit;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = |prefix: &str| text.strip_prefix(prefix).and_then(|rest| rest.parse().ok());
+        if let Some(code) = number("code ") {
+            return Ok(Self::Exited { code });
+        }
+        if let Some(signal) = number("signal ") {
+            return Ok(Self::Signalled { signal });
+        }
+        if let Some(errno) = number("not started, error ") {
+            return Ok(Self::NotStarted { errno });
+        }
+        [
+            Self::DeadlineExceeded,
+            Self::OutputLimit,
+            Self::DiskFull,
+            Self::Killed,
+            Self::Lost,
+        ]
+        .into_iter()
+        .find(|each| each.to_string() == text)
+        .ok_or_else(|| UnknownExit(text.to_owned()))
     }
 }
 
@@ -246,7 +305,8 @@ pub struct NetworkReport {
     pub allowed: u64,
     /// Connections that were refused, or ended against the task's will.
     pub denied_count: u64,
-    /// Those, each host, port and reason once; at most 200 of them.
+    /// Those that have a record, each host, port and reason once; at most 200 of each phase and 8 of
+    /// each host in it.
     pub denied: Vec<DeniedReport>,
     /// Bytes sent out.
     pub bytes_up: u64,
@@ -300,4 +360,26 @@ pub struct ValidationReport {
     pub nop: Vec<String>,
     /// How each `oracle` attempt ended.
     pub oracle: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_end_is_read_back_from_its_words() {
+        for exit in [
+            Exit::Exited { code: -1 },
+            Exit::Signalled { signal: 9 },
+            Exit::DeadlineExceeded,
+            Exit::OutputLimit,
+            Exit::DiskFull,
+            Exit::NotStarted { errno: 2 },
+            Exit::Killed,
+            Exit::Lost,
+        ] {
+            assert_eq!(exit.to_string().parse(), Ok(exit));
+        }
+        assert!("code x".parse::<Exit>().is_err());
+    }
 }

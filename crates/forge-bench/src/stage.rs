@@ -138,6 +138,7 @@ impl Stage {
             disk_bytes: limits.disk_bytes,
             disk_files: limits.disk_files,
             specification: Vec::new(),
+            tests: false,
         };
         self.engine
             .create_workspace(&workspace, &self.image)
@@ -147,7 +148,9 @@ impl Stage {
             ownership: self.ownership()?,
             role: Role::Sandbox,
             workspace: id,
+            tests: false,
             limits,
+            cores: Vec::new(),
             profile: Profile::Run,
             network,
             runtime: None,

@@ -354,6 +354,10 @@ pub struct EgressArguments {
 #[derive(Debug, Subcommand)]
 pub enum EgressCommand {
     /// Say for each address whether the task would reach it, and why
+    ///
+    /// Nothing is run and no connection is made. Exit code 0: every address would be reached; 1: some
+    /// would be refused, also when one cannot be read as an address; 2: the task, the configuration
+    /// or the command line is wrong, or the operator allows no such level.
     Test {
         /// The task's directory
         #[arg(value_name = "TASK", value_hint = ValueHint::DirPath)]
@@ -362,7 +366,7 @@ pub enum EgressCommand {
         #[arg(required = true, value_name = "URL")]
         urls: Vec<String>,
         /// The phase: setup, solve or verify [default: those that are not isolated]
-        #[arg(long, value_name = "PHASE")]
+        #[arg(long, value_name = "PHASE", value_parser = phase())]
         phase: Option<PhaseName>,
         /// The level, instead of the phase's own
         #[arg(long, value_name = "LEVEL", value_parser = network_level)]

@@ -32,6 +32,14 @@ pub enum CliError {
         /// What to do instead.
         hint: Option<String>,
     },
+    /// The command line is no command of ours.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to write instead.
+        hints: Vec<String>,
+    },
     /// Task files are wrong.
     #[error("{} in the task files", units::count(diagnostics.len() as u64, "mistake"))]
     Tasks {
@@ -117,6 +125,35 @@ impl CliError {
         }
     }
 
+    /// What is wrong with the command line, from how the parser tells it to people: a message, then
+    /// paragraphs of advice.
+    #[must_use]
+    pub fn usage(told: &str) -> Self {
+        let mut parts = told.split("\n\n").map(|part| {
+            let lines: Vec<&str> = part.split_whitespace().collect();
+            lines.join(" ")
+        });
+        let message = parts.next().unwrap_or_default();
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        Self::Usage {
+            message: message.to_owned(),
+            hints: parts
+                .map(|hint| hint.strip_prefix("tip: ").unwrap_or(&hint).to_owned())
+                .filter(|hint| !hint.is_empty())
+                .collect(),
+        }
+    }
+
+    /// The single mistakes in the files that this error is about.
+    #[must_use]
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        match self {
+            Self::Tasks { diagnostics }
+            | Self::Configuration(ConfigError::Wrong { diagnostics, .. }) => diagnostics,
+            _ => &[],
+        }
+    }
+
     /// Turns an error of the system on `path` into one of ours.
     pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File {
@@ -137,6 +174,7 @@ impl CliError {
     pub const fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Input { .. }
+            | Self::Usage { .. }
             | Self::Tasks { .. }
             | Self::Configuration(_)
             | Self::Policy(_)
@@ -153,6 +191,9 @@ impl CliError {
         let mut hints = Vec::new();
         if let Self::Input { hint, .. } = self {
             hints.extend(hint.clone());
+        }
+        if let Self::Usage { hints: given, .. } = self {
+            hints.extend(given.iter().cloned());
         }
         let mut next: Option<&(dyn Error + 'static)> = Some(self);
         while let Some(error) = next {
@@ -180,10 +221,8 @@ impl CliError {
     #[must_use]
     pub fn render(&self, paint: Paint) -> String {
         let mut text = String::new();
-        if let Self::Tasks { diagnostics } = self {
-            for diagnostic in diagnostics {
-                text.push_str(&render_diagnostic(diagnostic, paint));
-            }
+        for diagnostic in self.diagnostics() {
+            text.push_str(&render_diagnostic(diagnostic, paint));
         }
         let mut add = |style: Style, word: &str, line: &str| {
             text.push_str(&paint.paint(style, word));
@@ -211,10 +250,7 @@ impl CliError {
                 causes: self.causes(),
                 hints: self.hints(),
                 exit_code: self.exit_status().code(),
-                diagnostics: match self {
-                    Self::Tasks { diagnostics } => diagnostics,
-                    _ => &[],
-                },
+                diagnostics: self.diagnostics(),
             },
         }
     }
@@ -250,7 +286,7 @@ fn hint_of(error: &(dyn Error + 'static)) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// A mistake in a task's files, with its end of line.
+/// A mistake in a file, with its end of line.
 #[must_use]
 pub fn render_diagnostic(diagnostic: &Diagnostic, paint: Paint) -> String {
     let word = paint.paint(Style::Bad, "error");
@@ -308,6 +344,22 @@ mod tests {
              caused by: underneath\n\
              hint: is the engine running? `swe-forge doctor` says what was tried\n"
         );
+    }
+
+    #[test]
+    fn a_complaint_about_the_command_line_has_a_message_and_hints() {
+        let told = "error: unexpected argument '--jbos' found\n\n  tip: a similar argument exists: \
+                    '--jobs'\n\nUsage: swe-forge run [OPTIONS] <DIR>...\n";
+        let error = CliError::usage(told);
+        assert_eq!(error.to_string(), "unexpected argument '--jbos' found");
+        assert_eq!(
+            error.hints(),
+            [
+                "a similar argument exists: '--jobs'",
+                "Usage: swe-forge run [OPTIONS] <DIR>..."
+            ]
+        );
+        assert_eq!(error.exit_status(), ExitStatus::BadInput);
     }
 
     #[test]

@@ -10,9 +10,10 @@ use forge_core::{Cause, Reason, Verdict};
 pub enum ExitStatus {
     /// Everything was done; of a run every attempt completed, of a validation every task is valid.
     Success,
-    /// Some task failed or passed a deadline; of a validation some task is not valid.
+    /// Some task failed or passed a deadline; of a validation some task is not valid; of addresses
+    /// that were asked about some would be refused.
     TasksFailed,
-    /// The arguments or the task files are wrong.
+    /// The arguments, the task files or the configuration are wrong.
     BadInput,
     /// The engine, this machine or swe-forge itself failed, so that something has no result.
     Infrastructure,
@@ -46,9 +47,17 @@ impl ExitStatus {
     #[must_use]
     pub const fn meaning(self) -> &'static str {
         match self {
-            Self::Success => "everything was done: every task completed, or is valid",
-            Self::TasksFailed => "some task failed or passed a deadline, or is not valid",
-            Self::BadInput => "the arguments or the task files are wrong; nothing was run",
+            Self::Success => {
+                "everything was done: every task completed, or is valid; `egress test`: every address \
+                 would be reached"
+            }
+            Self::TasksFailed => {
+                "some task failed or passed a deadline, or is not valid; `egress test`: some address \
+                 would be refused"
+            }
+            Self::BadInput => {
+                "the arguments, the task files or the configuration are wrong; nothing was run"
+            }
             Self::Infrastructure => {
                 "the engine, an image, this machine or swe-forge failed: results are missing"
             }

@@ -59,7 +59,7 @@ pub fn main(provider: Arc<dyn EngineProvider>) -> ExitCode {
     let command_line = settings::command_line();
     let arguments = match parse(&command_line) {
         Ok(arguments) => arguments,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, &command_line),
     };
     let printer = Printer::new(PrinterOptions {
         color: arguments.global.color,
@@ -108,7 +108,7 @@ pub fn main(provider: Arc<dyn EngineProvider>) -> ExitCode {
 }
 
 fn parse(command_line: &[OsString]) -> Result<Arguments, clap::Error> {
-    let choice = match color_argument(command_line) {
+    let choice = match argument(command_line, "--color") {
         Some("always") => clap::ColorChoice::Always,
         Some("never") => clap::ColorChoice::Never,
         _ => clap::ColorChoice::Auto,
@@ -119,22 +119,39 @@ fn parse(command_line: &[OsString]) -> Result<Arguments, clap::Error> {
     Arguments::from_arg_matches(&matches)
 }
 
-/// The value of `--color`, found before the command line is parsed, since help and usage errors
+/// The value of an option, found before the command line is parsed, since help and usage errors
 /// obey it too.
-fn color_argument(command_line: &[OsString]) -> Option<&str> {
-    let mut arguments = command_line.iter().filter_map(|argument| argument.to_str());
+fn argument<'a>(command_line: &'a [OsString], option: &str) -> Option<&'a str> {
+    let arguments = command_line.iter().skip(1);
+    let mut arguments = arguments
+        .filter_map(|argument| argument.to_str())
+        .take_while(|argument| *argument != "--");
     while let Some(argument) = arguments.next() {
-        match argument.strip_prefix("--color") {
+        match argument.strip_prefix(option) {
             Some("") => return arguments.next(),
-            Some(value) => return value.strip_prefix('='),
-            None => {}
+            Some(value) if value.starts_with('=') => return value.strip_prefix('='),
+            _ => {}
         }
     }
     None
 }
 
-/// Help, version, or a complaint about the command line.
-fn usage(error: &clap::Error) -> ExitCode {
+/// Help, version, or a complaint about the command line; that is a document as well where one was
+/// asked for.
+fn usage(error: &clap::Error, command_line: &[OsString]) -> ExitCode {
+    if error.use_stderr() && argument(command_line, "--format") == Some("json") {
+        let printer = Printer::new(PrinterOptions {
+            color: arguments::ColorChoice::Never,
+            no_color: true,
+            dumb_terminal: true,
+            quiet: true,
+        });
+        let complaint = CliError::usage(&error.render().to_string());
+        if printer.json(&complaint.document()).is_err() {
+            // It is told on standard error below in any case.
+            tracing::debug!("the reader of standard output left before the error document");
+        }
+    }
     let printed = error.print();
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     match printed {
@@ -228,15 +245,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_colour_choice_is_known_before_parsing() {
+    fn options_that_usage_errors_obey_are_known_before_parsing() {
         for (line, expected) in [
             (&["swe-forge", "--color=never", "ps"][..], Some("never")),
             (&["swe-forge", "ps", "--color", "always"], Some("always")),
+            (&["swe-forge", "ps", "--colors=always"], None),
             (&["swe-forge", "ps", "--color"], None),
+            (&["swe-forge", "ps", "--", "--color", "always"], None),
             (&["swe-forge", "ps"], None),
         ] {
             let line: Vec<OsString> = line.iter().map(OsString::from).collect();
-            assert_eq!(color_argument(&line), expected);
+            assert_eq!(argument(&line, "--color"), expected);
         }
     }
 }

@@ -8,7 +8,7 @@ use forge_core::{EgressPolicy, Failure, NetworkLevel, PhaseName, Reason, Task};
 use forge_orchestrator::Operator;
 use forge_registries::{
     HostClients, HostResolver, HttpFetch, PolicyError, Refresh, RegistryBook, client_environment,
-    groups_for, language_of, policy_for, up_to_date,
+    groups_for, isolated_environment, language_of, policy_for, up_to_date,
 };
 use jiff::Timestamp;
 
@@ -99,6 +99,7 @@ pub(crate) fn engine_settings(configuration: &Configuration) -> EngineSettings {
     EngineSettings {
         disk: configuration.disk.clone(),
         denied: configuration.network.denied.clone(),
+        resolvers: configuration.network.resolvers.clone(),
         ..EngineSettings::default()
     }
 }
@@ -149,7 +150,7 @@ impl Operator for Rules {
 
     fn environment(&self, level: NetworkLevel) -> Vec<(String, String)> {
         match level {
-            NetworkLevel::Isolated => Vec::new(),
+            NetworkLevel::Isolated => isolated_environment(),
             _ => client_environment(&self.book, self.certificates),
         }
     }

@@ -1,5 +1,6 @@
 //! How the command line gets an engine without knowing any: the binary brings a provider.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ pub struct EngineSettings {
     pub disk: DiskSettings,
     /// Addresses that no sandbox reaches, besides those that none ever does.
     pub denied: Vec<AddressRange>,
+    /// Name servers for sandboxes instead of those of the engine's machine.
+    pub resolvers: Vec<IpAddr>,
     /// File with certificate authorities for the programs in sandboxes.
     pub certificates: Option<PathBuf>,
     /// Cargo's configuration in sandboxes.

@@ -200,6 +200,7 @@ pub(crate) mod tests {
             id: format!("{task}-1"),
             attempt: 1,
             agent: "oracle".to_owned(),
+            agent_command: None,
             title: "A task".to_owned(),
             difficulty: Difficulty::Easy,
             state: match reason {

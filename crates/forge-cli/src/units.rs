@@ -28,11 +28,15 @@ pub fn bytes(bytes: u64) -> String {
 /// A duration with the precision that matters at its size.
 #[must_use]
 pub fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    let tenths = tenths(duration);
+    // What is shown in whole seconds is rounded to them.
+    let seconds = match tenths {
+        0..600 => duration.as_secs(),
+        _ => (tenths + 5) / 10,
+    };
     match seconds {
-        0 if duration.as_millis() < 1 => "0 ms".to_owned(),
         0 => format!("{} ms", duration.as_millis()),
-        1..60 => format!("{}.{} s", seconds, duration.subsec_millis() / 100),
+        1..60 => format!("{}.{} s", tenths / 10, tenths % 10),
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         3600..86_400 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d {:02} h", seconds / 86_400, seconds / 3600 % 24),
@@ -54,7 +58,14 @@ pub fn clock(duration: Duration) -> String {
 /// Seconds with one decimal, for columns.
 #[must_use]
 pub fn seconds(duration: Duration) -> String {
-    format!("{}.{}", duration.as_secs(), duration.subsec_millis() / 100)
+    let tenths = tenths(duration);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// The nearest number of tenths of a second.
+fn tenths(duration: Duration) -> u64 {
+    let rounded = duration.saturating_add(Duration::from_millis(50));
+    rounded.as_secs().saturating_mul(10) + u64::from(rounded.subsec_millis() / 100)
 }
 
 /// The time between two instants; nothing when they are the wrong way round.
@@ -121,7 +132,10 @@ mod tests {
         for (millis, shown) in [
             (0, "0 ms"),
             (999, "999 ms"),
-            (1_250, "1.2 s"),
+            (1_249, "1.2 s"),
+            (1_250, "1.3 s"),
+            (59_949, "59.9 s"),
+            (59_960, "1 min 00 s"),
             (61_000, "1 min 01 s"),
             (3_720_000, "1 h 02 min"),
             (90_000_000, "1 d 01 h"),
@@ -131,6 +145,8 @@ mod tests {
         assert_eq!(clock(Duration::from_secs(7)), "0:07");
         assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
         assert_eq!(seconds(Duration::from_millis(12_345)), "12.3");
+        assert_eq!(seconds(Duration::from_millis(12_350)), "12.4");
+        assert_eq!(seconds(Duration::from_millis(960)), "1.0");
     }
 
     #[test]

@@ -8,22 +8,20 @@
 //! Reading is blocking. Variables of the environment are read by whoever calls.
 
 mod certificates;
-mod decode;
-mod diagnostic;
 mod hosts;
 mod images;
 mod locate;
 mod secrets;
 mod sections;
 mod settings;
-mod suggest;
+mod toml_tree;
 
 pub use certificates::{CertificatesError, MAX_CERTIFICATE_BYTES, check_certificates};
-pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS};
+pub use forge_document::{Diagnostic, MAX_DIAGNOSTICS};
 pub use hosts::host_entry;
 pub use images::{ImageSettings, InvalidPattern};
 pub use locate::{ConfigError, ConfigPlaces, MAX_FILE_BYTES, load, parse};
-pub use secrets::{MAX_SECRET_BYTES, SecretError, SecretSource, SecretValue};
+pub use secrets::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretError, SecretSource, SecretValue};
 pub use settings::{
     Configuration, DiskSettings, EgressOverrides, Group, GroupSettings, HardeningSettings,
     NetworkSettings, QuotaChoice, RegistrySettings,

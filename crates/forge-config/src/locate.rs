@@ -4,12 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use toml::de::DeTable;
+use forge_document::{Decoder, Diagnostic};
 
-use crate::decode::Decoder;
-use crate::diagnostic::{Diagnostic, Problem};
 use crate::sections;
 use crate::settings::Configuration;
+use crate::toml_tree;
 
 /// The largest configuration, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -40,16 +39,18 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// Something in it is wrong.
-    #[error("{}", told(diagnostics))]
+    #[error(
+        "{} mistake{} in the configuration {}",
+        diagnostics.len(),
+        if diagnostics.len() == 1 { "" } else { "s" },
+        file.display()
+    )]
     Wrong {
+        /// The file.
+        file: PathBuf,
         /// All mistakes, in the order of the file.
         diagnostics: Vec<Diagnostic>,
     },
-}
-
-fn told(diagnostics: &[Diagnostic]) -> String {
-    let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-    lines.join("\n")
 }
 
 /// Reads the configuration: the first of the places where there is one. Without any, everything is
@@ -107,17 +108,15 @@ fn read(file: &Path) -> io::Result<String> {
 /// # Errors
 /// [`ConfigError::Wrong`] with everything that is wrong.
 pub fn parse(file: &Path, text: &str) -> Result<Configuration, ConfigError> {
-    let mut decoder = Decoder::new(file, text);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        let offset = error.span().map_or(0, |span| span.start);
-        let message = error.message().replace('\n', ", ");
-        decoder.refuse_at(offset, "", Problem::new(format!("no TOML: {message}")));
-    }
-    // A table that was put together around a syntax error would raise mistakes that are none.
-    let configuration = match errors.is_empty() {
-        true => sections::configuration(&mut decoder, &root),
-        false => None,
+    let mut decoder = Decoder::of_toml(file);
+    let configuration = match toml_tree::parse(text) {
+        Ok(root) => sections::configuration(&mut decoder, &root),
+        Err(errors) => {
+            for error in errors {
+                decoder.refuse_at(error.at, "", error.problem);
+            }
+            None
+        }
     };
     let diagnostics = decoder.finish();
     match configuration {
@@ -125,6 +124,9 @@ pub fn parse(file: &Path, text: &str) -> Result<Configuration, ConfigError> {
             file: Some(file.to_owned()),
             ..configuration
         }),
-        _ => Err(ConfigError::Wrong { diagnostics }),
+        _ => Err(ConfigError::Wrong {
+            file: file.to_owned(),
+            diagnostics,
+        }),
     }
 }

@@ -6,11 +6,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
+use forge_document::did_you_mean;
+
 use crate::settings::Configuration;
-use crate::suggest::did_you_mean;
 
 /// The longest value, in bytes; the kernel passes on no longer variable.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// The shortest value, in bytes without the blanks around it. Values are masked wherever they occur
+/// in logs and reports; a shorter one occurs everywhere by chance.
+pub const MIN_SECRET_BYTES: usize = 4;
 
 /// Where the value of a secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +176,12 @@ fn usable(bytes: Vec<u8>) -> Result<SecretValue, &'static str> {
         return Err("holds a NUL byte");
     }
     let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8")?;
+    if text.trim().len() < MIN_SECRET_BYTES {
+        return Err(
+            "is shorter than 4 bytes, not counting blanks around it: it would be masked wherever it \
+             occurs in logs and reports, and so short a text occurs everywhere",
+        );
+    }
     Ok(SecretValue(text))
 }
 
@@ -208,7 +219,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let configuration = configuration(SecretSource::File(path.clone()));
-        for (contents, value) in [("a\n", "a"), ("a\r\n", "a"), ("a", "a"), ("a\n\n", "a\n")] {
+        for (contents, value) in [
+            ("abcd\n", "abcd"),
+            ("abcd\r\n", "abcd"),
+            ("abcd", "abcd"),
+            ("abcd\n\n", "abcd\n"),
+        ] {
             fs::write(&path, contents).unwrap();
             let secret = configuration.secret("API_TOKEN", |_| None).unwrap();
             assert_eq!(secret.expose(), value);
@@ -224,16 +240,15 @@ mod tests {
         for (value, problem) in [
             (String::new(), "is empty"),
             ("hunter2\0".to_owned(), "holds a NUL byte"),
+            ("hun".to_owned(), "is shorter than 4 bytes"),
+            (" hun\t\n ".to_owned(), "is shorter than 4 bytes"),
             ("hunter2".repeat(20_000), "is longer than 64 KiB"),
         ] {
             let error = configuration
                 .secret("API_TOKEN", |_| Some(value.into()))
                 .unwrap_err();
             let said = format!("{error} {error:?}");
-            assert!(
-                said.contains(problem) && !said.contains("hunter2"),
-                "{said}"
-            );
+            assert!(said.contains(problem) && !said.contains("hun"), "{said}");
         }
     }
 

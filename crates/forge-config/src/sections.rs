@@ -1,19 +1,17 @@
 //! The sections of the file.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forge_core::egress::AddressException;
+use forge_core::egress::{AddressException, AllowedHost};
 use forge_core::limits::MEBIBYTE;
 use forge_core::{DiskQuota, LimitCeiling, NetworkLevel};
-use toml::Spanned;
-use toml::de::DeTable;
+use forge_document::{Decoder, Located, Most, Node, Problem, Value, optional};
 use url::{Host, Url};
 
 use crate::certificates::check_certificates;
-use crate::decode::{Decoder, Fields, Located};
-use crate::diagnostic::Problem;
 use crate::hosts;
 use crate::images::{self, ImageSettings};
 use crate::secrets::SecretSource;
@@ -44,11 +42,14 @@ const NETWORK: &[&str] = &[
     "exceptions",
     "exception",
     "denied",
+    "resolvers",
     "ca_bundle",
     "upload_mb",
     "download_mb",
     "connections",
 ];
+/// No engine asks more of them.
+const MOST_RESOLVERS: usize = 3;
 const GROUP: &[&str] = &["enabled", "index", "hosts"];
 /// A mebibyte count above this would not be a number of bytes any more.
 const MOST_MEBIBYTES: u64 = 1 << 30;
@@ -58,11 +59,8 @@ const MOST_POOLED: u64 = 1000;
 const MOST_SECONDS: u64 = 86_400;
 
 /// The document; `None` when a mistake was noted.
-pub(crate) fn configuration(
-    decoder: &mut Decoder<'_>,
-    root: &Spanned<DeTable<'_>>,
-) -> Option<Configuration> {
-    let fields = decoder.root(root, SECTIONS);
+pub(crate) fn configuration(decoder: &mut Decoder, root: &Node) -> Option<Configuration> {
+    let fields = decoder.object(&Located::root(root), SECTIONS)?;
     let limits = optional(&fields, "limits", |field| limits(decoder, field));
     let network = optional(&fields, "network", |field| network(decoder, field));
     let registries = optional(&fields, "registries", |field| registries(decoder, field));
@@ -82,22 +80,12 @@ pub(crate) fn configuration(
     })
 }
 
-/// `Some(None)` when the key is not there; `None` when its value is wrong.
-fn optional<'t, T>(
-    fields: &Fields<'t>,
-    name: &str,
-    decode: impl FnOnce(&Located<'t>) -> Option<T>,
-) -> Option<Option<T>> {
-    match fields.get(name) {
-        None => Some(None),
-        Some(field) => decode(&field).map(Some),
-    }
-}
-
-fn limits(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<LimitCeiling> {
-    let fields = decoder.table(field, LIMITS)?;
-    let mut whole = |name, least, most: u64| {
-        optional(&fields, name, |field| decoder.whole(field, least..most + 1))
+fn limits(decoder: &mut Decoder, field: &Located<'_>) -> Option<LimitCeiling> {
+    let fields = decoder.object(field, LIMITS)?;
+    let mut whole = |name, least, most| {
+        optional(&fields, name, |field| {
+            decoder.whole(field, least, Most::fixed(most))
+        })
     };
     // The least are those that a task itself may ask for.
     let memory = whole("memory_mb", 6, MOST_MEBIBYTES);
@@ -105,10 +93,10 @@ fn limits(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<LimitCeiling
     let timeout = whole("timeout_seconds", 1, MOST_SECONDS);
     let output = whole("output_mb", 1, MOST_MEBIBYTES);
     let cores = optional(&fields, "cpu_cores", |field| {
-        decoder.number(field, 0.01, 10_000.0)
+        decoder.number(field, 0.01, Most::fixed(10_000))
     });
     let disk = optional(&fields, "disk_gb", |field| {
-        decoder.number(field, 0.001, 1_000_000.0)
+        decoder.number(field, 0.001, Most::fixed(1_000_000))
     });
     let defaults = LimitCeiling::default();
     Some(LimitCeiling {
@@ -132,32 +120,33 @@ fn scaled(value: f64, scale: f64) -> u64 {
     (value * scale).round() as u64
 }
 
-fn network(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<NetworkSettings> {
-    let fields = decoder.table(field, NETWORK)?;
+fn network(decoder: &mut Decoder, field: &Located<'_>) -> Option<NetworkSettings> {
+    let fields = decoder.object(field, NETWORK)?;
     let max_level = optional(&fields, "max_level", |field| {
         let choices = NetworkLevel::ALL.map(|level| (level.as_str(), level));
-        decoder.choice(field, &choices)
+        decoder.choice(field, choices)
     });
     let registry_exceptions = optional(&fields, "exceptions", |field| {
-        decoder.texts(field, hosts::opened_range)
+        decoder.values(field, hosts::opened_range)
     });
-    let exceptions = optional(&fields, "exception", |field| exceptions(decoder, field));
+    let exceptions = optional(&fields, "exception", |field| decoder.each(field, exception));
     let denied = optional(&fields, "denied", |field| {
-        decoder.texts(field, hosts::range)
+        decoder.values(field, hosts::range)
     });
+    let resolvers = optional(&fields, "resolvers", |field| resolvers(decoder, field));
     let ca_bundle = optional(&fields, "ca_bundle", |field| {
-        decoder.text(field, certificate_file)
+        decoder.value(field, certificate_file)
     });
     let mut mebibytes = |name| {
         let read = optional(&fields, name, |field| {
-            decoder.whole(field, 1..MOST_MEBIBYTES + 1)
+            decoder.whole(field, 1, Most::fixed(MOST_MEBIBYTES))
         });
         read.map(|value| value.map(|value| value * MEBIBYTE))
     };
     let upload_bytes = mebibytes("upload_mb");
     let download_bytes = mebibytes("download_mb");
     let connections = optional(&fields, "connections", |field| {
-        let value = decoder.whole(field, 1..65_536)?;
+        let value = decoder.whole(field, 1, Most::fixed(65_535))?;
         u32::try_from(value).ok()
     });
     let defaults = NetworkSettings::default();
@@ -166,6 +155,7 @@ fn network(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<NetworkSett
         registry_exceptions: registry_exceptions?.unwrap_or_default(),
         exceptions: exceptions?.unwrap_or_default(),
         denied: denied?.unwrap_or_default(),
+        resolvers: resolvers?.unwrap_or_default(),
         ca_bundle: ca_bundle?,
         bounds: EgressOverrides {
             connections: connections?,
@@ -175,54 +165,38 @@ fn network(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<NetworkSett
     })
 }
 
-fn exceptions(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<Vec<AddressException>> {
-    let items = decoder.list(field)?;
-    let read: Vec<AddressException> = items
-        .iter()
-        .filter_map(|item| exception(decoder, item))
-        .collect();
-    (read.len() == items.len()).then_some(read)
+fn resolvers(decoder: &mut Decoder, field: &Located<'_>) -> Option<Vec<IpAddr>> {
+    let values = filled(decoder, field, hosts::resolver)?;
+    if values.len() > MOST_RESOLVERS {
+        let problem = Problem::new(format!("found {} name servers", values.len()))
+            .expecting(format!("at most {MOST_RESOLVERS}"));
+        decoder.refuse(field, problem);
+        return None;
+    }
+    Some(values)
 }
 
-fn exception(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<AddressException> {
-    let fields = decoder.table(field, &["hosts", "ranges"])?;
-    let hosts = required(
-        decoder,
-        &fields,
-        "hosts",
-        "hosts = [\"mirror.example.org\"]",
-    )
-    .and_then(|field| filled(decoder, &field, hosts::host));
-    let ranges = required(decoder, &fields, "ranges", "ranges = [\"10.1.0.0/16\"]")
+fn exception(decoder: &mut Decoder, field: &Located<'_>) -> Option<AddressException> {
+    let fields = decoder.object(field, &["hosts", "ranges"])?;
+    let hosts = decoder
+        .required(&fields, "hosts", "add hosts = [\"mirror.example.org\"]")
+        .and_then(|field| filled(decoder, &field, hosts::host));
+    let ranges = decoder
+        .required(&fields, "ranges", "add ranges = [\"10.1.0.0/16\"]")
         .and_then(|field| filled(decoder, &field, hosts::opened_range));
     Some(AddressException {
-        hosts: hosts::merged(hosts?),
+        hosts: AllowedHost::merged(hosts?),
         ranges: ranges?,
     })
 }
 
-fn required<'t>(
-    decoder: &mut Decoder<'_>,
-    fields: &Fields<'t>,
-    name: &str,
-    example: &str,
-) -> Option<Located<'t>> {
-    let field = fields.get(name);
-    if field.is_none() {
-        let problem =
-            Problem::new(format!("the key \"{name}\" is missing")).hint(format!("add {example}"));
-        decoder.refuse_table(fields, problem);
-    }
-    field
-}
-
 /// A list of texts with at least one in it.
 fn filled<T>(
-    decoder: &mut Decoder<'_>,
+    decoder: &mut Decoder,
     field: &Located<'_>,
     rule: impl Fn(&str) -> Result<T, Problem>,
 ) -> Option<Vec<T>> {
-    let values = decoder.texts(field, rule)?;
+    let values = decoder.values(field, rule)?;
     if values.is_empty() {
         let problem = Problem::new("found an empty list").expecting("at least one entry");
         decoder.refuse(field, problem);
@@ -254,12 +228,12 @@ fn certificate_file(text: &str) -> Result<PathBuf, Problem> {
     }
 }
 
-fn registries(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<RegistrySettings> {
+fn registries(decoder: &mut Decoder, field: &Located<'_>) -> Option<RegistrySettings> {
     let mut known = vec!["refresh_days"];
     known.extend(Group::ALL.map(Group::as_str));
-    let fields = decoder.table(field, &known)?;
+    let fields = decoder.object(field, &known)?;
     let refresh_days = optional(&fields, "refresh_days", |field| {
-        let value = decoder.whole(field, 1..3651)?;
+        let value = decoder.whole(field, 1, Most::fixed(3650))?;
         u32::try_from(value).ok()
     });
     let mut groups = BTreeMap::new();
@@ -280,8 +254,8 @@ fn registries(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<Registry
     })
 }
 
-fn group(decoder: &mut Decoder<'_>, field: &Located<'_>, name: Group) -> Option<GroupSettings> {
-    let fields = decoder.table(field, GROUP)?;
+fn group(decoder: &mut Decoder, field: &Located<'_>, name: Group) -> Option<GroupSettings> {
+    let fields = decoder.object(field, GROUP)?;
     let enabled = optional(&fields, "enabled", |field| decoder.boolean(field));
     let index = optional(&fields, "index", |field| {
         // The sources of apt are part of the image, which nothing here changes.
@@ -291,7 +265,7 @@ fn group(decoder: &mut Decoder<'_>, field: &Located<'_>, name: Group) -> Option<
             decoder.refuse(field, problem);
             return None;
         }
-        decoder.text(field, index_location)
+        decoder.value(field, index_location)
     });
     let hosts = optional(&fields, "hosts", |field| {
         filled(decoder, field, hosts::host)
@@ -299,7 +273,7 @@ fn group(decoder: &mut Decoder<'_>, field: &Located<'_>, name: Group) -> Option<
     Some(GroupSettings {
         enabled: enabled?.unwrap_or(true),
         index: index?,
-        hosts: hosts::merged(hosts?.unwrap_or_default()),
+        hosts: AllowedHost::merged(hosts?.unwrap_or_default()),
     })
 }
 
@@ -333,8 +307,8 @@ fn index_location(text: &str) -> Result<String, Problem> {
     }
 }
 
-fn disk(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<DiskSettings> {
-    let fields = decoder.table(field, &["quota", "pool", "preallocate", "pooled"])?;
+fn disk(decoder: &mut Decoder, field: &Located<'_>) -> Option<DiskSettings> {
+    let fields = decoder.object(field, &["quota", "pool", "preallocate", "pooled"])?;
     let quota = optional(&fields, "quota", |field| {
         let only = QuotaChoice::Only;
         let choices = [
@@ -343,12 +317,12 @@ fn disk(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<DiskSettings> 
             (DiskQuota::Loop.as_str(), only(DiskQuota::Loop)),
             (DiskQuota::Watchdog.as_str(), only(DiskQuota::Watchdog)),
         ];
-        decoder.choice(field, &choices)
+        decoder.choice(field, choices)
     });
-    let pool = optional(&fields, "pool", |field| decoder.text(field, absolute));
+    let pool = optional(&fields, "pool", |field| decoder.value(field, absolute));
     let preallocate = optional(&fields, "preallocate", |field| decoder.boolean(field));
     let pooled = optional(&fields, "pooled", |field| {
-        let value = decoder.whole(field, 0..MOST_POOLED + 1)?;
+        let value = decoder.whole(field, 0, Most::fixed(MOST_POOLED))?;
         u32::try_from(value).ok()
     });
     let defaults = DiskSettings::default();
@@ -360,8 +334,8 @@ fn disk(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<DiskSettings> 
     })
 }
 
-fn image_rules(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<ImageSettings> {
-    let fields = decoder.table(field, &["allow", "require_digest"])?;
+fn image_rules(decoder: &mut Decoder, field: &Located<'_>) -> Option<ImageSettings> {
+    let fields = decoder.object(field, &["allow", "require_digest"])?;
     let allow = optional(&fields, "allow", |field| {
         // An empty list would allow either everything or nothing; nobody means it.
         filled(decoder, field, |text| {
@@ -381,10 +355,10 @@ fn image_rules(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<ImageSe
     })
 }
 
-fn hardening(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<HardeningSettings> {
-    let fields = decoder.table(field, &["runtime"])?;
+fn hardening(decoder: &mut Decoder, field: &Located<'_>) -> Option<HardeningSettings> {
+    let fields = decoder.object(field, &["runtime"])?;
     let runtime = optional(&fields, "runtime", |field| {
-        decoder.text(field, |text| {
+        decoder.value(field, |text| {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
             match !text.is_empty() && text.bytes().all(allowed) {
                 true => Ok(text.to_owned()),
@@ -396,19 +370,17 @@ fn hardening(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<Hardening
     Some(HardeningSettings { runtime: runtime? })
 }
 
-fn secrets(
-    decoder: &mut Decoder<'_>,
-    field: &Located<'_>,
-) -> Option<BTreeMap<String, SecretSource>> {
-    let fields = decoder.open_table(field)?;
+fn secrets(decoder: &mut Decoder, field: &Located<'_>) -> Option<BTreeMap<String, SecretSource>> {
+    let fields = decoder.open_object(field)?;
     let mut sources = BTreeMap::new();
     let mut count = 0;
-    for (name, field) in fields.all() {
+    for (member, field) in fields.all() {
         count += 1;
+        let name = member.key.as_str();
         if !is_secret_name(name) {
             let problem = Problem::found(name)
                 .expecting("the name of a secret: 1 to 64 letters, digits, '_', '.' and '-'");
-            decoder.refuse(&field, problem);
+            decoder.refuse_key(member, &field.path, problem);
             continue;
         }
         if let Some(source) = secret(decoder, &field) {
@@ -425,25 +397,25 @@ fn is_secret_name(name: &str) -> bool {
     first && name.len() <= 64 && name.bytes().all(allowed)
 }
 
-fn secret(decoder: &mut Decoder<'_>, field: &Located<'_>) -> Option<SecretSource> {
+fn secret(decoder: &mut Decoder, field: &Located<'_>) -> Option<SecretSource> {
     const EXPECTED: &str = "{ env = \"VARIABLE\" } or { file = \"/path\" }";
     // Whoever writes the value itself here must not see it repeated in an error.
-    if !matches!(field.value, toml::de::DeValue::Table(_)) {
+    if !matches!(field.node.value, Value::Object(_)) {
         let problem = Problem::new("found a value")
             .expecting(EXPECTED)
             .hint("a configuration says where a secret is, and does not hold it");
         decoder.refuse(field, problem);
         return None;
     }
-    let fields = decoder.table(field, &["env", "file"])?;
-    let variable = optional(&fields, "env", |field| decoder.text(field, variable_name));
-    let file = optional(&fields, "file", |field| decoder.text(field, absolute));
+    let fields = decoder.object(field, &["env", "file"])?;
+    let variable = optional(&fields, "env", |field| decoder.value(field, variable_name));
+    let file = optional(&fields, "file", |field| decoder.value(field, absolute));
     match (variable?, file?) {
         (Some(variable), None) => Some(SecretSource::Variable(variable)),
         (None, Some(file)) => Some(SecretSource::File(file)),
         _ => {
             let problem = Problem::new("found neither or both of them").expecting(EXPECTED);
-            decoder.refuse_table(&fields, problem);
+            decoder.refuse_object(&fields, "", problem);
             None
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -44,6 +45,8 @@ pub struct NetworkSettings {
     pub exceptions: Vec<AddressException>,
     /// Addresses that are denied besides the built-in ones, whatever the exceptions say.
     pub denied: Vec<AddressRange>,
+    /// Name servers for sandboxes; none means those of the engine's machine.
+    pub resolvers: Vec<IpAddr>,
     /// Certificate authorities for all clients in sandboxes, a PEM file that was checked; `None`
     /// means the file that clients on this machine are set to, if any.
     pub ca_bundle: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl Default for NetworkSettings {
             registry_exceptions: Vec::new(),
             exceptions: Vec::new(),
             denied: Vec::new(),
+            resolvers: Vec::new(),
             ca_bundle: None,
             bounds: EgressOverrides::default(),
         }

@@ -24,6 +24,9 @@ pub struct Attestation {
     pub routes: u32,
     /// Mount points that are not read-only, without the kernel's own (`/proc`, `/dev`, …).
     pub writable_mounts: Vec<String>,
+    /// Mount points that are read-only, without the kernel's own and the root.
+    #[serde(default)]
+    pub read_only_mounts: Vec<String>,
     /// Whether the root file system is read-only.
     pub read_only_root: bool,
     /// Whether opening an `AF_VSOCK` socket was refused.

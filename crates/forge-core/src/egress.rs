@@ -13,6 +13,8 @@ use crate::phase::PhaseName;
 pub const HTTPS_PORT: u16 = 443;
 /// The port of plain HTTP.
 pub const HTTP_PORT: u16 = 80;
+/// Ports of mail, closed at every level: an open one makes a sandbox a source of spam.
+pub const MAIL_PORTS: [u16; 3] = [25, 465, 587];
 
 /// A host that may be reached, and on which ports.
 ///
@@ -38,6 +40,27 @@ impl AllowedHost {
             subdomains: false,
             ports: vec![HTTPS_PORT],
         }
+    }
+
+    /// Hosts of one name as one host with all their ports, in the order they were first named.
+    #[must_use]
+    pub fn merged(hosts: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut merged: Vec<Self> = Vec::new();
+        for host in hosts {
+            let same =
+                |known: &&mut Self| known.name == host.name && known.subdomains == host.subdomains;
+            match merged.iter_mut().find(same) {
+                None => merged.push(host),
+                Some(known) => {
+                    for port in host.ports {
+                        if !known.ports.contains(&port) {
+                            known.ports.push(port);
+                        }
+                    }
+                }
+            }
+        }
+        merged
     }
 }
 

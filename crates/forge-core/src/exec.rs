@@ -38,6 +38,13 @@ pub enum Ending {
     OutputLimit,
     /// The workspace grew past its size.
     DiskFull,
+    /// More was written outside of the workspace, into the root file system, than its size allows.
+    RootFull,
+    /// The engine's own disk has only its reserve left: nothing that one task could be blamed for.
+    EngineDiskFull,
+    /// The workspace's file system failed from below, as when the engine's disk is full under it:
+    /// what was written is not known to be there.
+    WorkspaceFailed,
     /// It could not be started; `errno` as the kernel gave it.
     NotStarted {
         /// The kernel's error number.

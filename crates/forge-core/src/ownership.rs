@@ -26,6 +26,8 @@ pub mod keys {
     pub const EXPIRES_AT: &str = "swe-forge.expires_at";
     /// What it is for.
     pub const ROLE: &str = "swe-forge.role";
+    /// On an image of what a sandbox changed: the sandbox.
+    pub const SANDBOX: &str = "swe-forge.sandbox";
     /// Process id and start of the orchestrator, to tell whether it still lives.
     pub const HOLDER: &str = "swe-forge.holder";
 }
@@ -45,6 +47,8 @@ pub enum Role {
     Artifacts,
     /// `/workspace/.swe-forge`.
     Specification,
+    /// `/workspace/tests`.
+    Tests,
     /// A container that never starts, through which volumes are filled.
     Stager,
     /// A sandbox held outside of a run.
@@ -68,6 +72,7 @@ impl Role {
             Self::Workspace => "workspace",
             Self::Artifacts => "artifacts",
             Self::Specification => "specification",
+            Self::Tests => "tests",
             Self::Stager => "stager",
             Self::Sandbox => "sandbox",
             Self::Egress => "egress",

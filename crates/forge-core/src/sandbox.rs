@@ -18,7 +18,7 @@ pub const WORKSPACE: &str = "/workspace";
 pub const SPECIFICATION: &str = "/workspace/.swe-forge";
 /// Where the agent leaves what shall be kept.
 pub const OUTPUT: &str = "/workspace/output";
-/// Where hidden tests appear for verification.
+/// Where hidden tests appear for verification, read-only.
 pub const TESTS: &str = "/workspace/tests";
 /// Where the reference solution appears for the oracle agent.
 pub const SOLUTION: &str = "/workspace/solution";
@@ -86,6 +86,8 @@ pub struct WorkspaceSpec {
     pub disk_files: u64,
     /// The read-only specification.
     pub specification: Vec<SpecificationFile>,
+    /// Whether it has a place for the author's tests, which sandboxes can read and not change.
+    pub tests: bool,
 }
 
 /// What holds the size of a workspace, strongest first.
@@ -168,8 +170,13 @@ pub struct SandboxSpec {
     pub role: Role,
     /// The workspace it works on, made before.
     pub workspace: SandboxId,
+    /// Whether the tests of its workspace, made with a place for them, are read-only at [`TESTS`].
+    pub tests: bool,
     /// What it may use.
     pub limits: Limits,
+    /// Numbers of the cores it is kept to; empty is any. Not more than a wish: an engine that may
+    /// not use these cores itself makes the sandbox without it.
+    pub cores: Vec<usize>,
     /// How it is confined.
     pub profile: Profile,
     /// What it may reach; `None` is isolated for its whole life.

@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 
 /// Records that one sandbox has in one phase, and at most waiting; the others are only counted.
 pub const MOST_RECORDS: usize = 10_000;
-/// Records of all sandboxes that wait for the engine, some 40 MiB at their longest.
-pub const MOST_WAITING: usize = 65_536;
+/// Records of all sandboxes that wait for the engine: 32 MiB at their longest, 1 KiB each, of which
+/// two texts from the sandbox.
+pub const MOST_WAITING: usize = 32_768;
 /// The longest text of a record that came from a sandbox, in characters.
 pub const MOST_TEXT: usize = 255;
 
@@ -32,6 +33,8 @@ pub fn shown(text: &[u8]) -> String {
             break;
         }
     }
+    // Records wait in thousands.
+    shown.shrink_to_fit();
     shown
 }
 

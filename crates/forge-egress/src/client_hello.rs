@@ -8,22 +8,23 @@
 pub const MOST_BYTES: usize = 16 * 1024;
 
 /// Content type of a record with a part of a handshake.
-const HANDSHAKE: u8 = 22;
+pub(crate) const HANDSHAKE: u8 = 22;
 /// Bytes before the fragment of a record: type, version, length.
-const RECORD_HEADER: usize = 5;
+pub(crate) const RECORD_HEADER: usize = 5;
 /// The longest fragment of a record.
-const MOST_FRAGMENT: usize = 1 << 14;
+pub(crate) const MOST_FRAGMENT: usize = 1 << 14;
 /// Bytes before the body of a handshake message: type, length.
-const MESSAGE_HEADER: usize = 4;
+pub(crate) const MESSAGE_HEADER: usize = 4;
 /// Type of the message.
 const CLIENT_HELLO: u8 = 1;
 /// Bytes of the client's random number.
-const RANDOM: usize = 32;
+pub(crate) const RANDOM: usize = 32;
 /// The longest session id.
 const MOST_SESSION_ID: usize = 32;
 /// The extension with the server's name, and the kind of names in it.
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
+
 /// What a client says first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientHello {
@@ -58,7 +59,17 @@ pub fn parse(bytes: &[u8]) -> Progress {
         Message::NeedMore => Progress::NeedMore,
         Message::NotTls => Progress::NotTls,
         Message::Malformed => Progress::Malformed,
-        Message::Whole(body) => hello(&body).map_or(Progress::Malformed, Progress::Hello),
+        Message::Whole { body, .. } => hello(&body).map_or(Progress::Malformed, Progress::Hello),
+    }
+}
+
+/// How many bytes the hello at the front of a stream takes with its records; nothing where no
+/// whole one is there.
+#[must_use]
+pub fn length(bytes: &[u8]) -> Option<usize> {
+    match message(bytes.get(..MOST_BYTES).unwrap_or(bytes)) {
+        Message::Whole { length, .. } => Some(length),
+        _ => None,
     }
 }
 
@@ -67,11 +78,16 @@ enum Message {
     NeedMore,
     NotTls,
     Malformed,
-    Whole(Vec<u8>),
+    Whole {
+        body: Vec<u8>,
+        /// Of the records, with their headers.
+        length: usize,
+    },
 }
 
 fn message(mut bytes: &[u8]) -> Message {
     let mut message = Vec::new();
+    let all = bytes.len();
     // What the records seen so far hold when they are whole.
     let mut announced = 0;
     loop {
@@ -99,7 +115,10 @@ fn message(mut bytes: &[u8]) -> Message {
             // Nothing comes behind a hello before the server has answered.
             Needed::Bytes(needed) if announced > needed => return Message::Malformed,
             Needed::Bytes(needed) if message.len() == needed => {
-                return Message::Whole(message.split_off(MESSAGE_HEADER));
+                return Message::Whole {
+                    body: message.split_off(MESSAGE_HEADER),
+                    length: all - rest.len() + length,
+                };
             }
             Needed::Bytes(_) | Needed::Unknown => {}
         }
@@ -112,7 +131,7 @@ fn message(mut bytes: &[u8]) -> Message {
 
 /// Whether bytes begin, or could begin, a record of a handshake. The second byte of the version
 /// says nothing (RFC 8446, section 5.1) but has never been above 4.
-fn may_begin_record(bytes: &[u8]) -> bool {
+pub(crate) fn may_begin_record(bytes: &[u8]) -> bool {
     let fits = |index: usize, proper: &dyn Fn(u8) -> bool| {
         bytes.get(index).is_none_or(|byte| proper(*byte))
     };
@@ -326,6 +345,8 @@ mod tests {
             // What a client sends early is no concern of the hello.
             let more = [stream.as_slice(), &[23, 3, 3, 0, 1, 0]].concat();
             assert_eq!(parse(&more), found(Some("a.example"), false));
+            assert_eq!(length(&more), Some(stream.len()));
+            assert_eq!(length(&stream[..stream.len() - 1]), None);
         }
     }
 

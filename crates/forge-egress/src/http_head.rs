@@ -20,13 +20,14 @@ const MOST_METHOD: usize = 32;
 /// The most digits of a length.
 const MOST_LENGTH_DIGITS: usize = 19;
 /// Headers that are for the next hop only, or that [`rewrite`] writes itself.
-const NOT_PASSED_ON: [&str; 8] = [
+const NOT_PASSED_ON: [&str; 9] = [
     "connection",
     "content-length",
     "host",
     "http2-settings",
     "keep-alive",
     "te",
+    "trailer",
     "transfer-encoding",
     "upgrade",
 ];
@@ -411,11 +412,12 @@ pub fn rewrite(head: &RequestHead, host: &Host, port: u16) -> Vec<u8> {
 }
 
 fn is_passed_on(head: &RequestHead, header: &Header) -> bool {
-    let name = header.name.to_ascii_lowercase();
+    // Behind some servers nobody tells `Content_Length` from `Content-Length`.
+    let name = header.name.to_ascii_lowercase().replace('_', "-");
     !NOT_PASSED_ON.contains(&name.as_str())
         && !FOR_PROXY.into_iter().any(|start| name.starts_with(start))
         && !options(&head.headers, "connection")
-            .any(|option| option.eq_ignore_ascii_case(name.as_bytes()))
+            .any(|option| option.eq_ignore_ascii_case(header.name.as_bytes()))
 }
 
 /// Whether a byte may stand in a token (RFC 9110, section 5.6.2).

@@ -6,7 +6,7 @@
 //! * [`names`]: host names and authorities in one canonical form.
 //! * [`addresses`]: addresses and names that are denied at every level.
 //! * [`http_head`]: heads of HTTP/1 requests.
-//! * [`client_hello`]: the first message of TLS.
+//! * [`client_hello`]: the first message of TLS, and [`server_hello`] the answer to it.
 //!
 //! The other half serves: [`server`] the sockets of sandboxes, [`control`] the engine, [`resolve`]
 //! names, [`audit`] the log of connections.
@@ -18,6 +18,8 @@ pub mod control;
 pub mod http_head;
 pub mod names;
 pub mod policy;
+mod records;
 pub mod resolve;
 pub mod server;
+pub mod server_hello;
 mod tasks;

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use forge_api::egress::HostAddresses;
 use forge_egress::control;
-use forge_egress::resolve::{Internet, RESOLVER_FILE};
+use forge_egress::resolve::{Internet, RESOLVER_FILE, own_addresses};
 use forge_egress::server::{Options, Server, Timing};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Builder;
@@ -18,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: forge-egress serve --sockets DIR --control PATH\n       \
                      forge-egress control --control PATH\n       \
+                     forge-egress addresses\n       \
                      forge-egress version";
 const MISUSED: u8 = 2;
 /// Threads that move bytes.
@@ -26,6 +28,7 @@ const WORKERS: usize = 2;
 enum Command {
     Serve { sockets: PathBuf, control: PathBuf },
     Control { control: PathBuf },
+    Addresses,
     Version,
 }
 
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve { sockets, control } => serve(sockets, &control),
         Command::Control { control } => control::relay::run(&control).map_err(Into::into),
+        Command::Addresses => addresses(),
         Command::Version => {
             say(
                 &mut io::stdout(),
@@ -78,6 +82,7 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Option<Command> {
     match (command.as_str(), sockets, control) {
         ("serve", Some(sockets), Some(control)) => Some(Command::Serve { sockets, control }),
         ("control", None, Some(control)) => Some(Command::Control { control }),
+        ("addresses", None, None) => Some(Command::Addresses),
         ("version", None, None) => Some(Command::Version),
         _ => None,
     }
@@ -113,6 +118,17 @@ fn serve(sockets: PathBuf, control: &Path) -> Result<(), Box<dyn Error>> {
         drop(std::fs::remove_file(control));
         Ok(())
     })
+}
+
+/// Prints the addresses of this network as one line of JSON, which must arrive: whoever asked
+/// denies them to sandboxes.
+fn addresses() -> Result<(), Box<dyn Error>> {
+    let addresses = own_addresses()?;
+    let mut line = serde_json::to_vec(&HostAddresses { addresses })?;
+    line.push(b'\n');
+    let mut output = io::stdout();
+    output.write_all(&line)?;
+    Ok(output.flush()?)
 }
 
 fn say(to: &mut dyn Write, text: &str) {

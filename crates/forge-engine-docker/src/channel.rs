@@ -91,13 +91,13 @@ impl ChannelFolder {
     }
 
     /// Takes it back once the socket is there: from now on a task that has found the folder can
-    /// neither remove nor replace the socket, nor leave files on our disk.
+    /// neither remove nor replace the socket, nor leave files on our disk, nor connect.
     pub(crate) fn lock(&self) -> io::Result<()> {
         let me = nix::unistd::geteuid();
         if me.is_root() {
             chown(&self.path, Some(0), Some(0))?;
         }
-        std::fs::set_permissions(&self.path, Permissions::from_mode(0o755))
+        std::fs::set_permissions(&self.path, Permissions::from_mode(0o700))
     }
 
     pub(crate) fn exists(&self) -> bool {
@@ -394,7 +394,7 @@ mod tests {
             .unwrap()
             .permissions()
             .mode();
-        assert_eq!(mode & 0o777, 0o755);
+        assert_eq!(mode & 0o777, 0o700);
         folder.reset(user).unwrap();
         assert!(!folder.socket().exists());
         folder.remove().unwrap();

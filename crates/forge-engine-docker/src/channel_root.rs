@@ -16,12 +16,15 @@ const SOCKET_ADDRESS: usize = 108;
 
 /// The name of every sandbox's machine.
 pub(crate) const HOST_NAME: &str = "sandbox";
+const HOST_NAME_LINE: &str = "sandbox\n";
 const HOSTS: &str = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
 /// Nobody listens there, so that a look-up fails at once.
 const RESOLVER: &str = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
-/// Files that an engine makes for containers with a network, and that programs look for in those
-/// without: name here, contents, place in the sandbox.
-const NAME_FILES: [(&str, &str, &str); 2] = [
+/// What the sandbox is told, in place of what an engine makes: name here, contents, place in the
+/// sandbox. An engine makes some of these only for containers with a network; those that it makes
+/// are files of its machine, which root of a sandbox could fill without a limit.
+const NAME_FILES: [(&str, &str, &str); 3] = [
+    ("hostname", HOST_NAME_LINE, "/etc/hostname"),
     ("hosts", HOSTS, "/etc/hosts"),
     ("resolv.conf", RESOLVER, "/etc/resolv.conf"),
 ];

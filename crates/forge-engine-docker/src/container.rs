@@ -34,18 +34,26 @@ const STOP_SECONDS: i64 = 2;
 /// What root needs to install packages.
 const BUILD_CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"];
 /// Replaced by nothing. The list takes the place of the engine's own, so it holds all of that one,
-/// and what tells of the machine: its hardware's names, its power use, its interrupts.
-const MASKED: [&str; 13] = [
+/// and what tells of the machine: its hardware's names, its power use, its interrupts, its disks
+/// (with the files behind them), its pressure. Somebody who waits for pressure by the thousand could
+/// not be killed in time.
+const MASKED: [&str; 19] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/diskstats",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
+    "/proc/partitions",
+    "/proc/pressure",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/vmallocinfo",
+    "/sys/devices/virtual/block",
     "/sys/devices/virtual/dmi",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
@@ -66,8 +74,8 @@ const LOW_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
 /// What of this machine goes into a sandbox on the same machine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Here<'a> {
-    /// The folder of its socket.
-    pub(crate) channel: &'a Path,
+    /// The folder of its socket, where it has one.
+    pub(crate) channel: Option<&'a Path>,
     /// Where the files are that tell it its own name.
     pub(crate) root: &'a ChannelRoot,
 }
@@ -125,6 +133,7 @@ fn host_config(spec: &SandboxSpec, mounts: Vec<Mount>) -> HostConfig {
         // The same again means: no swap on top.
         memory_swap: Some(memory),
         nano_cpus: Some(signed(limits.cpu_millis.saturating_mul(1_000_000))),
+        cpuset_cpus: cpu_list(&spec.cores),
         pids_limit: Some(signed(limits.processes.saturating_add(OWN_PROCESSES))),
         ulimits: Some(vec![
             ulimit("core", 0),
@@ -178,6 +187,10 @@ fn confinement(spec: &SandboxSpec) -> HostConfig {
 
 fn mounts(spec: &SandboxSpec, volumes: &[String], here: Option<Here<'_>>) -> Vec<Mount> {
     let mut mounts = workspace::mounts(&spec.workspace, true);
+    mounts.extend(
+        spec.tests
+            .then(|| workspace::tests_mount(&spec.workspace, true)),
+    );
     // A volume that the image declares would be writable and count against nothing. One with our
     // name in its place, filled from the image, may be read-only; one without a name may not.
     let mut labels = spec.ownership.labels(spec.role);
@@ -196,11 +209,27 @@ fn mounts(spec: &SandboxSpec, volumes: &[String], here: Option<Here<'_>>) -> Vec
         ..Mount::default()
     }));
     if let Some(here) = here {
-        mounts.push(bind(here.channel, SOCKET_DIRECTORY, false));
+        let channel = here.channel;
+        mounts.extend(channel.map(|folder| bind(folder, SOCKET_DIRECTORY, false)));
         let files = here.root.name_files();
         mounts.extend(files.map(|(path, target)| bind(&path, target, true)));
     }
     mounts
+}
+
+/// Cores as the engine wants them; none is no restriction.
+fn cpu_list(cores: &[usize]) -> Option<String> {
+    let numbers: Vec<String> = cores.iter().map(ToString::to_string).collect();
+    (!numbers.is_empty()).then(|| numbers.join(","))
+}
+
+/// Whether an engine refused a container because it may not use these cores itself.
+pub(crate) fn lacks_cores(error: &bollard::errors::Error) -> bool {
+    matches!(
+        error,
+        bollard::errors::Error::DockerResponseServerError { status_code: 400, message }
+            if message.contains("CPUs are not available")
+    )
 }
 
 fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
@@ -253,6 +282,7 @@ pub(crate) fn digest(spec: &SandboxSpec, image: &PreparedImage) -> String {
         spec.max_lifetime.as_secs(),
         spec.user.uid().into(),
         spec.user.gid().into(),
+        spec.tests.into(),
     ];
     let mut texts = vec![
         image.runnable.as_str(),
@@ -340,7 +370,9 @@ mod tests {
             },
             role: Role::Task,
             workspace: id,
+            tests: false,
             limits: Difficulty::Easy.limits(),
+            cores: Vec::new(),
             profile: Profile::Run,
             network: None,
             user: UserId::for_slot(3),
@@ -379,6 +411,15 @@ mod tests {
         let expected: Value =
             serde_json::from_str(include_str!("../tests/container.json")).unwrap();
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn cores_are_a_setting_of_the_container_and_no_part_of_what_it_is() {
+        let (mut kept, any) = (spec(), spec());
+        kept.cores = vec![0, 3];
+        let seen = body_of(&kept, &[], None);
+        assert_eq!(seen["HostConfig"]["CpusetCpus"], "0,3");
+        assert_eq!(digest(&kept, &image()), digest(&any, &image()));
     }
 
     #[test]
@@ -424,12 +465,9 @@ mod tests {
     #[test]
     fn a_shared_disk_adds_socket_and_name_files_and_leaves_the_network_out() {
         let root = ChannelRoot::new(Path::new("/run/c")).unwrap();
-        let channel = Path::new("/run/c/0123");
-        let here = Here {
-            channel,
-            root: &root,
-        };
-        let mut seen = body(&[], Some(here));
+        let channel = Some(Path::new("/run/c/0123"));
+        let root = &root;
+        let mut seen = body(&[], Some(Here { channel, root }));
         assert_eq!(seen["NetworkDisabled"], true);
         let bind = |source: &str, target: &str, read_only: bool| {
             json!({
@@ -438,6 +476,7 @@ mod tests {
         };
         let expected = json!([
             bind("/run/c/0123", "/.swe-forge/channel", false),
+            bind("/run/c/hostname", "/etc/hostname", true),
             bind("/run/c/hosts", "/etc/hosts", true),
             bind("/run/c/resolv.conf", "/etc/resolv.conf", true),
         ]);
@@ -446,6 +485,24 @@ mod tests {
             .unwrap()
             .split_off(2);
         assert_eq!(Value::from(mounts), expected);
+
+        let channel = None;
+        let seen = body(&[], Some(Here { channel, root }));
+        assert_eq!(seen["NetworkDisabled"], true);
+        let mounts = &seen["HostConfig"]["Mounts"].as_array().unwrap()[2..];
+        assert_eq!(mounts, &expected.as_array().unwrap()[1..]);
+    }
+
+    #[test]
+    fn tests_are_a_read_only_volume_over_the_workspace() {
+        let mut with = spec();
+        with.tests = true;
+        let seen = body_of(&with, &[], None);
+        let expected = json!({
+            "Type": "volume", "Source": "swe-forge-tests-t-1", "Target": "/workspace/tests",
+            "ReadOnly": true, "VolumeOptions": {"NoCopy": true}
+        });
+        assert_eq!(seen["HostConfig"]["Mounts"][2], expected);
     }
 
     #[test]
@@ -476,6 +533,7 @@ mod tests {
         assert_ne!(digest(&other, &image()), first);
         for change in [
             |spec: &mut SandboxSpec| spec.profile = Profile::Build,
+            |spec: &mut SandboxSpec| spec.tests = true,
             |spec: &mut SandboxSpec| spec.runtime = Some("runsc".into()),
             |spec: &mut SandboxSpec| spec.network = Some(network()),
         ] {

@@ -1,6 +1,6 @@
 //! [`DockerEngine`]: the engine itself and what all its operations share.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -95,7 +95,8 @@ pub struct DockerEngine {
     /// One image is prepared at a time: two at once would do the same work twice.
     pub(crate) preparing: tokio::sync::Mutex<()>,
     declared_volumes: Mutex<HashMap<String, Arc<[String]>>>,
-    workspaces: Mutex<HashSet<SandboxId>>,
+    /// Those that are there, and whether with a place for tests.
+    workspaces: Mutex<HashMap<SandboxId, bool>>,
     shades: Mutex<HashMap<SandboxId, usize>>,
 }
 
@@ -141,8 +142,8 @@ impl DockerEngine {
         lock(&self.declared_volumes).get(runnable).cloned()
     }
 
-    pub(crate) fn remember_workspace(&self, id: &SandboxId) {
-        lock(&self.workspaces).insert(id.clone());
+    pub(crate) fn remember_workspace(&self, id: &SandboxId, tests: bool) {
+        lock(&self.workspaces).insert(id.clone(), tests);
     }
 
     pub(crate) fn forget_workspace(&self, id: &SandboxId) {
@@ -162,8 +163,10 @@ impl DockerEngine {
         lock(&self.shades).remove(id);
     }
 
-    pub(crate) fn knows_workspace(&self, id: &SandboxId) -> bool {
-        lock(&self.workspaces).contains(id)
+    /// Whether it is there, with a place for `tests` where they are asked for.
+    pub(crate) fn knows_workspace(&self, id: &SandboxId, tests: bool) -> bool {
+        let known = lock(&self.workspaces).get(id).copied();
+        known.is_some_and(|has_tests| has_tests || !tests)
     }
 }
 

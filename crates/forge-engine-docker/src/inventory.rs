@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bollard::models::ContainerSummaryStateEnum;
+use bollard::models::{ContainerSummaryStateEnum, ContainerUpdateBody};
 use bollard::query_parameters::{
-    InspectContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
-    RemoveContainerOptions,
+    InspectContainerOptions, KillContainerOptions, ListContainersOptions, ListNetworksOptions,
+    ListVolumesOptions, RemoveContainerOptions,
 };
 use forge_core::{OwnerId, SandboxId};
 use forge_engine::{EngineError, EngineErrorKind, FoundObject, ObjectKind, Operation};
@@ -20,6 +20,8 @@ use crate::names::{SHADE_OF, container, owner_filter, sandbox_of, shade};
 /// How long somebody else's removal of the same container is waited for.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(60);
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+/// How long the processes of a container may take to end within its quota.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
 impl DockerEngine {
     pub(crate) async fn destroy_sandbox(&self, id: &SandboxId) -> Result<(), EngineError> {
@@ -54,6 +56,7 @@ impl DockerEngine {
     }
 
     async fn remove_container(&self, name: &str) -> Result<(), EngineError> {
+        self.end_container(name).await;
         let options = RemoveContainerOptions {
             force: true,
             // Volumes without a name, made for what the image declares, go with it.
@@ -70,6 +73,44 @@ impl DockerEngine {
             Err(error) if is_not_found(&error) => Ok(()),
             Err(error) if is_conflict(&error) => self.await_removal(name).await,
             Err(error) => Err(engine_error(Operation::Destroy, name, error)),
+        }
+    }
+
+    /// Ends what runs in a container. A removal would do so as well, but from then on the engine
+    /// changes nothing about it: processes that get next to no time of a processor need that to end.
+    async fn end_container(&self, name: &str) {
+        let options = None::<KillContainerOptions>;
+        let mut ending = Box::pin(self.client.docker.kill_container(name, options));
+        let ended = match tokio::time::timeout(KILL_PATIENCE, &mut ending).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.lift_quota(name).await;
+                ending.await
+            }
+        };
+        match ended {
+            Ok(()) => {}
+            // It is not there, or does not run.
+            Err(error) if is_not_found(&error) || is_conflict(&error) => {}
+            // The removal says whether that matters.
+            Err(error) => tracing::debug!(container = name, %error, "it could not be killed"),
+        }
+    }
+
+    /// Gives a container whatever processors the machine has.
+    async fn lift_quota(&self, name: &str) {
+        let lifted = async {
+            let cores = self.info().await?.ncpu.unwrap_or(1);
+            let body = ContainerUpdateBody {
+                nano_cpus: Some(cores.saturating_mul(1_000_000_000)),
+                ..ContainerUpdateBody::default()
+            };
+            let updated = self.client.docker.update_container(name, body).await;
+            updated.during(Operation::Destroy, name)
+        };
+        match lifted.await {
+            Ok(()) => tracing::debug!(container = name, "its quota is lifted to end it"),
+            Err(error) => tracing::warn!(container = name, %error, "its quota stays"),
         }
     }
 

@@ -23,6 +23,8 @@ mod describe;
 mod egress;
 mod endpoint;
 mod failure;
+mod fixtures;
+mod helper;
 mod hijack;
 mod images;
 mod inventory;

@@ -65,6 +65,8 @@ pub(crate) struct Volumes {
     pub(crate) workspace: String,
     /// `/workspace/.swe-forge`.
     pub(crate) specification: String,
+    /// `/workspace/tests`, where the workspace was made with a place for them.
+    pub(crate) tests: String,
 }
 
 impl Volumes {
@@ -73,12 +75,16 @@ impl Volumes {
         Self {
             workspace: format!("{WORKSPACE}{id}"),
             specification: format!("swe-forge-spec-{id}"),
+            tests: format!("swe-forge-tests-{id}"),
         }
     }
 
-    /// Their names.
-    pub(crate) fn all(&self) -> [&str; 2] {
-        [&self.workspace, &self.specification]
+    /// Their names; that of the tests only where there is a place for them.
+    pub(crate) fn all(&self, tests: bool) -> impl Iterator<Item = &str> {
+        let tests = tests.then_some(self.tests.as_str());
+        [self.workspace.as_str(), &self.specification]
+            .into_iter()
+            .chain(tests)
     }
 }
 

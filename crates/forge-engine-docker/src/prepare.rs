@@ -3,6 +3,8 @@
 //! The image is derived once and found by its tag ever after. A container that runs from it needs
 //! nothing copied in, so preparing costs nothing when it matters.
 
+mod accounts;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use crate::reference;
 use crate::stager::Stager;
 
 /// Grows when what is put into prepared images changes.
-const REVISION: u32 = 5;
+const REVISION: u32 = 6;
 /// Where distributions keep the authorities that programs trust, in one file.
 const BUNDLES: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
@@ -39,6 +41,10 @@ const CARGO_CONFIG: &str = "/.cargo/config.toml";
 /// something first, so a reference image that sets one would change what a verdict means. An
 /// image that needs a library path keeps it; `LD_LIBRARY_PATH` alone runs nothing.
 const DROPPED_VARIABLES: [&str; 5] = ["LD_PRELOAD", "LD_AUDIT", "BASH_ENV", "ENV", "SHELLOPTS"];
+/// First part of the labels that have a meaning here.
+const OUR_LABELS: &str = "swe-forge.";
+/// Volumes that an image may declare; each is filled from the image for every sandbox.
+const MAX_VOLUMES: usize = 32;
 /// Where programs are looked for when an image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -180,11 +186,14 @@ impl DockerEngine {
     }
 
     async fn derive(&self, source: &Source, tag: &str) -> Result<(), EngineError> {
-        let labels = self.own_labels();
+        // What the image's own labels say would be inherited.
+        let mut labels = source.emptied_labels();
+        labels.extend(self.own_labels());
         let stager =
             Stager::create(&self.client, labels, &source.id, Vec::new(), OPERATION).await?;
+        let config = self.cargo_config.as_deref();
         let result = match self
-            .add(&stager, &source.reference, self.cargo_config.as_deref())
+            .add(&stager, OPERATION, &source.reference, config)
             .await
         {
             Ok(()) => self.commit(&stager, source, tag).await,
@@ -196,19 +205,22 @@ impl DockerEngine {
         Ok(())
     }
 
-    /// Puts what is ours on top of the image of a stager.
+    /// Puts what is ours on top of the image of a stager, once nothing there would hang the engine.
     pub(crate) async fn add(
         &self,
         stager: &Stager<'_>,
+        operation: Operation,
         reference: &str,
         cargo_config: Option<&str>,
     ) -> Result<(), EngineError> {
+        // First of all: to send a file, the engine looks up its owner, in the image's own lists.
+        let lists = accounts::to_replace(&self.client, stager, operation, reference).await?;
         let trusted = match &self.certificates {
             Some(certificates) => Some(trusted(stager, certificates).await?),
             None => None,
         };
-        let archive = layer(&self.init.bytes, trusted.as_ref(), cargo_config);
-        stager.put(archive.during(OPERATION, reference)?).await
+        let archive = layer(&self.init.bytes, trusted.as_ref(), cargo_config, &lists);
+        stager.put(archive.during(operation, reference)?).await
     }
 
     async fn commit(
@@ -223,7 +235,7 @@ impl DockerEngine {
             return Ok(());
         }
         // Labels of the stager would be inherited, and an image does not end with it or its maker.
-        let labels = [
+        let ours = [
             (keys::OWNER, self.owner.to_string()),
             (keys::ROLE, PREPARED_ROLE.to_owned()),
             (keys::EXPIRES_AT, String::new()),
@@ -231,8 +243,10 @@ impl DockerEngine {
             (IMAGE_OF, source.id.clone()),
             (PREPARED_AS, tag.to_owned()),
         ];
+        let mut labels = source.emptied_labels();
+        labels.extend(ours.map(|(key, value)| (key.to_owned(), value)));
         let config = ContainerConfig {
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            labels: Some(labels.into_iter().collect()),
             ..ContainerConfig::default()
         };
         let options = CommitContainerOptions {
@@ -334,6 +348,7 @@ fn layer(
     init: &[u8],
     trusted: Option<&Trusted>,
     cargo_config: Option<&str>,
+    lists: &[accounts::List],
 ) -> std::io::Result<bytes::Bytes> {
     let inside = |path: &'static str| path.trim_start_matches('/');
     let mut archive = Archive::new();
@@ -363,6 +378,9 @@ fn layer(
     if let Some(config) = cargo_config {
         archive.file(inside(CARGO_CONFIG), 0o644, config.as_bytes())?;
     }
+    for (path, contents) in lists {
+        archive.file(inside(path), 0o644, contents)?;
+    }
     archive.finish()
 }
 
@@ -374,6 +392,8 @@ struct Source {
     size_bytes: u64,
     env: BTreeMap<String, String>,
     volumes: Arc<[String]>,
+    /// Names of its labels that have a meaning here, whoever wrote them.
+    our_labels: Vec<String>,
     system: String,
     architecture: String,
 }
@@ -398,9 +418,22 @@ impl Source {
                 .unwrap_or(0),
             env: environment(config.env.as_deref().unwrap_or_default()),
             volumes: volumes_to_shade(config.volumes.unwrap_or_default()),
+            our_labels: config
+                .labels
+                .unwrap_or_default()
+                .into_keys()
+                .filter(|key| key.starts_with(OUR_LABELS))
+                .collect(),
             system: image.os.unwrap_or_default(),
             architecture: image.architecture.unwrap_or_default(),
         })
+    }
+
+    /// Its labels with a meaning here as what is made from it shall have them: saying nothing. One
+    /// that is not given is inherited with what the image's author wrote.
+    fn emptied_labels(&self) -> BTreeMap<String, String> {
+        let labels = self.our_labels.iter();
+        labels.map(|key| (key.clone(), String::new())).collect()
     }
 
     fn check_machine(&self, engine: Option<&str>, init: &[u8]) -> Result<(), EngineError> {
@@ -461,9 +494,17 @@ fn check_config(reference: &str, config: &ImageConfig) -> Result<(), EngineError
             format!("its working directory is {folder}; nothing below /proc is allowed"),
         ));
     }
-    for volume in config.volumes.iter().flatten() {
-        let ours = |ours: &str| below(volume, ours) || below(ours, volume);
-        if !volume.starts_with('/') || volume.contains("..") || ours("/.swe-forge") {
+    let volumes = config.volumes.as_deref().unwrap_or_default();
+    if volumes.len() > MAX_VOLUMES {
+        let many = volumes.len();
+        return Err(rejected(
+            reference,
+            format!("it declares {many} volumes; {MAX_VOLUMES} are allowed"),
+        ));
+    }
+    for volume in volumes {
+        let ours = |ours: &&str| below(volume, ours) || below(ours, volume);
+        if !is_plain(volume) || UNSHADED.iter().any(ours) {
             return Err(rejected(
                 reference,
                 format!("it declares a volume at {volume:?}, which swe-forge needs itself"),
@@ -480,12 +521,33 @@ fn check_config(reference: &str, config: &ImageConfig) -> Result<(), EngineError
     Ok(())
 }
 
+/// Where no volume may be: what is ours, what the engine reads before it starts anything, and what
+/// the kernel tells there of the sandbox, which an image must not make up.
+const UNSHADED: [&str; 6] = [
+    "/.swe-forge",
+    "/dev",
+    "/etc/group",
+    "/etc/passwd",
+    "/proc",
+    "/sys",
+];
+
 /// Where every sandbox has a mount of its own.
 const MOUNTED: [&str; 3] = [
     forge_core::sandbox::WORKSPACE,
     forge_core::sandbox::SPECIFICATION,
     "/tmp",
 ];
+
+/// Whether a path is written in one way only, so that it can be compared.
+fn is_plain(path: &str) -> bool {
+    let Some(inside) = path.strip_prefix('/') else {
+        return false;
+    };
+    let inside = inside.strip_suffix('/').unwrap_or(inside);
+    let odd = |part: &str| matches!(part, "" | "." | "..");
+    !inside.split('/').any(odd)
+}
 
 fn below(path: &str, folder: &str) -> bool {
     let path = path.trim_end_matches('/');
@@ -559,10 +621,39 @@ mod tests {
             "/workspace/output",
             "x",
             "/a/../b",
+            "//.swe-forge",
+            "/./workspace/src",
+            "/workspace//src",
+            "/etc",
+            "/etc/passwd",
+            "/etc/group/x",
+            "/sys/fs/cgroup",
+            "/dev/shm",
         ] {
             let error = with_volumes(&[volume]).err().expect(volume);
             assert_eq!(error.kind, EngineErrorKind::Rejected);
         }
+    }
+
+    #[test]
+    fn labels_that_imitate_ours_say_nothing_in_what_is_made_of_an_image() {
+        let labels = [(keys::RUN, "x"), (keys::ROLE, "y"), ("swe-forgery", "z")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let config = ImageConfig {
+            labels: Some(labels.into()),
+            ..ImageConfig::default()
+        };
+        let source = Source::of("x", image(config)).unwrap();
+        let expected = [keys::ROLE, keys::RUN].map(|key| (key.to_owned(), String::new()));
+        assert_eq!(source.emptied_labels(), expected.into());
+    }
+
+    #[test]
+    fn more_volumes_than_any_image_needs_are_refused() {
+        let many: Vec<String> = (0..=MAX_VOLUMES).map(|n| format!("/data{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(with_volumes(&many[1..]).is_ok());
+        assert!(with_volumes(&many).is_err());
     }
 
     #[test]
@@ -610,19 +701,28 @@ mod tests {
             });
             entries.collect::<BTreeMap<_, _>>()
         };
-        let all = files(layer(b"init", Some(&trusted), Some("[net]")).unwrap());
+        let all = files(
+            layer(
+                b"init",
+                Some(&trusted),
+                Some("[net]"),
+                &[("/etc/group", b"g".to_vec())],
+            )
+            .unwrap(),
+        );
         assert_eq!(all[".swe-forge/certificates.pem"], "IMAGE\nOWN");
         assert_eq!(all["etc/ssl/certs/ca-certificates.crt"], "IMAGE\nOWN");
         assert_eq!(all["usr/local/share/ca-certificates/swe-forge.crt"], "OWN");
         assert_eq!(all[".cargo/config.toml"], "[net]");
+        assert_eq!(all["etc/group"], "g");
         let alone = Trusted {
             bundle: None,
             ..trusted
         };
-        let all = files(layer(b"init", Some(&alone), None).unwrap());
+        let all = files(layer(b"init", Some(&alone), None, &[]).unwrap());
         assert_eq!(all[".swe-forge/certificates.pem"], "OWN");
         assert!(!all.contains_key(".cargo/config.toml"));
-        let plain = files(layer(b"init", None, None).unwrap());
+        let plain = files(layer(b"init", None, None, &[]).unwrap());
         assert!(!plain.contains_key(".swe-forge/certificates.pem"));
     }
 

@@ -1,14 +1,18 @@
 //! Making a sandbox, connecting to it, and the handle to it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::errors::Error as BollardError;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
 use forge_core::sandbox::WORKSPACE;
-use forge_core::{Attestation, ExecRequest, ResourceUsage, SandboxId, SandboxSpec, UserId};
+use forge_core::{
+    Attestation, ExecRequest, Profile, ResourceUsage, SandboxId, SandboxSpec, UserId,
+};
 use forge_engine::channel::{ChannelClient, ChannelIdentity, Connector, Download};
 use forge_engine::{
     Condition, Egress, EngineError, EngineErrorKind, Files, Operation, PreparedImage, RunningExec,
@@ -20,7 +24,7 @@ use tokio::io::AsyncRead;
 use tokio::time::Instant;
 
 use crate::channel::{ChannelFolder, Outside, RelayConnector, SocketConnector};
-use crate::container::{Here, create_body};
+use crate::container::{Here, create_body, lacks_cores};
 use crate::egress::{self, SandboxEgress};
 use crate::engine::DockerEngine;
 use crate::failure::{During, engine_error, is_conflict, is_not_found};
@@ -59,19 +63,23 @@ impl DockerEngine {
         const OPERATION: Operation = Operation::Create;
         let (volumes, (), (), attachment) = futures::try_join!(
             self.declared_volumes(&image.runnable),
-            self.check_workspace(&spec.workspace),
+            self.check_workspace(&spec.workspace, spec.tests),
             self.check_disk(&spec.workspace),
             // Before the container: what is not there cannot be mounted.
             self.attach(spec)
         )?;
-        let folder = self.channel_folder(&spec.id).await?;
+        let shares = self.shares_folders().await?;
+        // A folder of this machine that root of a sandbox may write to is one without any limit:
+        // setup is spoken to through the engine.
+        let folder = (shares && spec.profile == Profile::Run)
+            .then(|| ChannelFolder::of(self.channel_root.path(), &spec.id));
         let made = match &folder {
             Some(folder) => folder.make(spec.user).during(OPERATION, spec.id.as_str())?,
             None => true,
         };
         self.remember_shades(&spec.id, volumes.len());
-        let here = folder.as_ref().map(|folder| Here {
-            channel: folder.path(),
+        let here = shares.then(|| Here {
+            channel: folder.as_ref().map(ChannelFolder::path),
             root: &self.channel_root,
         });
         let mut body = Box::new(create_body(spec, image, &volumes, here));
@@ -89,11 +97,9 @@ impl DockerEngine {
         }
         if found != Found::Started {
             let options = None::<StartContainerOptions>;
-            self.client
-                .docker
-                .start_container(&container(&spec.id), options)
-                .await
-                .during(OPERATION, spec.id.as_str())?;
+            let name = container(&spec.id);
+            let started = self.client.docker.start_container(&name, options).await;
+            started.map_err(|error| refused(spec, error))?;
         }
         let settings = Settings {
             workspace: WORKSPACE.to_owned(),
@@ -126,8 +132,8 @@ impl DockerEngine {
         }
         let egress = self.egress_of(id, |key| labels.get(key).cloned()).await;
         // A sandbox made without a shared disk has no folder, however the disk is now.
-        let folder = self.channel_folder(id).await?;
-        let folder = folder.filter(ChannelFolder::exists);
+        let folder = ChannelFolder::of(self.channel_root.path(), id);
+        let folder = (self.shares_folders().await? && folder.exists()).then_some(folder);
         self.connect_sandbox(id, secret, folder, None, egress).await
     }
 
@@ -138,11 +144,11 @@ impl DockerEngine {
         }
     }
 
-    /// The folder for a socket, where the disk is shared and the sandbox may write there.
-    async fn channel_folder(&self, id: &SandboxId) -> Result<Option<ChannelFolder>, EngineError> {
+    /// Whether a sandbox can use folders and files of this machine: the disk is shared, and users
+    /// and labels are the same.
+    async fn shares_folders(&self) -> Result<bool, EngineError> {
         let machine = self.machine().await?;
-        let usable = self.shares_disk().await? && !machine.remapped && !machine.labelled;
-        Ok(usable.then(|| ChannelFolder::of(self.channel_root.path(), id)))
+        Ok(self.shares_disk().await? && !machine.remapped && !machine.labelled)
     }
 
     async fn declared_volumes(&self, runnable: &str) -> Result<Arc<[String]>, EngineError> {
@@ -157,11 +163,11 @@ impl DockerEngine {
     }
 
     /// An engine makes a volume that is missing, without labels or owner, and says nothing.
-    async fn check_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
-        if self.knows_workspace(id) {
+    async fn check_workspace(&self, id: &SandboxId, tests: bool) -> Result<(), EngineError> {
+        if self.knows_workspace(id, tests) {
             return Ok(());
         }
-        for name in Volumes::of(id).all() {
+        for name in Volumes::of(id).all(tests) {
             match self.client.docker.inspect_volume(name).await {
                 Ok(_) => {}
                 Err(error) if is_not_found(&error) => {
@@ -175,7 +181,7 @@ impl DockerEngine {
                 Err(error) => return Err(engine_error(Operation::Create, name, error)),
             }
         }
-        self.remember_workspace(id);
+        self.remember_workspace(id, tests);
         Ok(())
     }
 
@@ -189,6 +195,7 @@ impl DockerEngine {
         const OPERATION: Operation = Operation::Create;
         let deadline = Instant::now() + NAME_TIMEOUT;
         let mut made_again = false;
+        let mut body = Cow::Borrowed(body);
         loop {
             let options = CreateContainerOptions {
                 name: Some(container(&spec.id)),
@@ -197,7 +204,7 @@ impl DockerEngine {
             let creating = self
                 .client
                 .docker
-                .create_container(Some(options), body.clone());
+                .create_container(Some(options), body.as_ref().clone());
             // On the heap: the request is large and would make every future above it so.
             match Box::pin(creating).await {
                 Ok(_) => return Ok(Found::New),
@@ -207,12 +214,19 @@ impl DockerEngine {
                     made_again = true;
                     continue;
                 }
-                Err(error) => return Err(engine_error(OPERATION, spec.id.as_str(), error)),
+                // Which cores an engine may use is not among what it tells.
+                Err(error) if lacks_cores(&error) && kept_to_cores(&body) => {
+                    tracing::debug!(id = %spec.id, cores = ?spec.cores, "the engine lacks these cores");
+                    let host_config = body.to_mut().host_config.get_or_insert_default();
+                    host_config.cpuset_cpus = None;
+                    continue;
+                }
+                Err(error) => return Err(refused(spec, error)),
             }
             let outside = self.outside(&spec.id);
             // On the heap as well: so is what the engine answers.
             if let Some(there) = Box::pin(outside.inspect(OPERATION)).await?
-                && let Some(found) = Box::pin(judge(&outside, there, body)).await?
+                && let Some(found) = Box::pin(judge(&outside, there, &body)).await?
             {
                 return Ok(found);
             }
@@ -271,6 +285,29 @@ impl DockerEngine {
             egress,
         })
     }
+}
+
+/// The error for a sandbox that could not be made or started. Without the runtime that it is to have,
+/// it is not confined as asked, and nothing else may take that one's place.
+fn refused(spec: &SandboxSpec, error: BollardError) -> EngineError {
+    let mut error = engine_error(Operation::Create, spec.id.as_str(), error);
+    if spec.runtime.is_some() && lacks_runtime(&error.message) {
+        error.kind = EngineErrorKind::Unsupported;
+    }
+    error
+}
+
+/// Whether an engine says that it does not know a runtime, in the words of all its versions.
+fn lacks_runtime(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["unknown runtime", "unknown or invalid runtime"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+fn kept_to_cores(body: &ContainerCreateBody) -> bool {
+    let host_config = body.host_config.as_ref();
+    host_config.is_some_and(|host_config| host_config.cpuset_cpus.is_some())
 }
 
 /// Whether the container that has the name already is the one that is asked for; `None` while it

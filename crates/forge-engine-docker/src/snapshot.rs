@@ -4,9 +4,13 @@
 //! on top once more: whatever setup left there, PID 1 of the next sandbox is our own.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
-use std::{fs, io};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bollard::errors::Error as BollardError;
 use bollard::models::{
     ChangeType, ContainerConfig, ContainerInspectResponse, FilesystemChange, ImageSummary,
 };
@@ -15,11 +19,14 @@ use bollard::query_parameters::{
 };
 use forge_core::SandboxId;
 use forge_core::ownership::{Role, keys};
-use forge_engine::{EngineError, FoundObject, ObjectKind, Operation, PreparedImage};
+use forge_engine::{
+    EngineError, EngineErrorKind, FoundObject, ObjectKind, Operation, PreparedImage,
+};
 
 use crate::engine::{DockerEngine, environment_map};
-use crate::failure::{During, engine_error, is_not_found};
+use crate::failure::{During, engine_error, is_conflict, is_not_found};
 use crate::names::container;
+use crate::reference;
 use crate::stager::Stager;
 
 const OPERATION: Operation = Operation::Snapshot;
@@ -37,6 +44,11 @@ const KEPT: [&str; 8] = [
     keys::EXPIRES_AT,
     keys::HOLDER,
 ];
+/// How often a snapshot is tried to be removed that has another one on top, and how far apart.
+const CHILD_ATTEMPTS: u32 = 10;
+const CHILD_PAUSE: Duration = Duration::from_millis(200);
+/// The least that a file counts: it takes room in the file system's own lists.
+const LEAST: u64 = 4096;
 /// What the engine itself writes when it starts a container, besides its mounts.
 const ENGINES_OWN: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
 
@@ -49,19 +61,21 @@ impl DockerEngine {
     ) -> Result<PreparedImage, EngineError> {
         let name = container(id);
         let found = self.inspect(&name, false).await?;
-        if !self.has_changed(&name, &found).await? {
+        let layer = self.layer(&found).await?;
+        if !self.has_changed(&name, &found, layer.as_deref()).await? {
             return Ok(image.clone());
         }
+        self.check_size(id, &name, &found, layer).await?;
         let config = found.config.unwrap_or_default();
-        let labels = labels(config.labels.unwrap_or_default());
+        let labels = labels(id, config.labels.unwrap_or_default());
         let env = without_values(config.env.unwrap_or_default(), &image.env);
         let tag = id.as_str();
         let changed = self.commit_as_image(&name, None, &labels, env).await?;
         let result = self.put_ours_on_top(&changed, image, tag, &labels).await;
-        if result.is_err() {
-            self.remove_snapshot(&changed).await?;
-        }
-        let runnable = result?;
+        let runnable = match result {
+            Ok(runnable) => runnable,
+            Err(error) => return Err(self.discard(&changed, error).await),
+        };
         if let Some(volumes) = self.known_volumes(&image.runnable) {
             self.remember_volumes(&runnable, volumes);
         }
@@ -69,6 +83,69 @@ impl DockerEngine {
             runnable,
             ..image.clone()
         })
+    }
+
+    /// Removes what came of a failure, which stays the one that is told.
+    async fn discard(&self, changed: &str, mut error: EngineError) -> EngineError {
+        if let Err(left) = self.remove_snapshot(changed).await {
+            tracing::warn!(image = changed, error = %left, "half of a snapshot was left behind");
+            let note = format!("; its image {changed} is left for gc: {}", left.message);
+            error.message.push_str(&note);
+        }
+        error
+    }
+
+    /// The folder where the engine keeps what a container has changed, where that is on our disk.
+    async fn layer(
+        &self,
+        found: &ContainerInspectResponse,
+    ) -> Result<Option<PathBuf>, EngineError> {
+        let storage = found.graph_driver.as_ref();
+        let layer = storage.and_then(|driver| driver.data.get("UpperDir"));
+        Ok(match layer {
+            Some(layer) if self.shares_disk().await? => Some(layer.into()),
+            _ => None,
+        })
+    }
+
+    /// Refuses what is larger than the sandbox's disk. PID 1 watches that as well, but from time
+    /// to time, and by what files take up: an image holds every byte of a file with holes.
+    async fn check_size(
+        &self,
+        id: &SandboxId,
+        name: &str,
+        found: &ContainerInspectResponse,
+        layer: Option<PathBuf>,
+    ) -> Result<(), EngineError> {
+        let Some(limit) = disk_limit(found) else {
+            return Ok(());
+        };
+        let seen = match layer {
+            Some(layer) => tokio::task::spawn_blocking(move || weight(&layer, limit))
+                .await
+                .map_err(io::Error::other)
+                .flatten()
+                .ok(),
+            None => None,
+        };
+        let size = match seen {
+            Some(size) => size,
+            None => {
+                let size = self.inspect(name, true).await?.size_rw;
+                // An engine that cannot add it up says so by a negative number.
+                size.and_then(|size| u64::try_from(size).ok())
+                    .unwrap_or_default()
+            }
+        };
+        if size <= limit {
+            return Ok(());
+        }
+        let message = format!(
+            "it wrote more outside of its workspace than its disk has: at least {size} bytes of \
+             {limit}, holes in files included"
+        );
+        let kind = EngineErrorKind::Oversized;
+        Err(EngineError::new(kind, OPERATION, id.as_str(), message))
     }
 
     async fn inspect(
@@ -85,14 +162,12 @@ impl DockerEngine {
         &self,
         name: &str,
         found: &ContainerInspectResponse,
+        layer: Option<&Path>,
     ) -> Result<bool, EngineError> {
         let mounted = mounted(found);
-        let storage = found.graph_driver.as_ref();
-        let layer = storage.and_then(|driver| driver.data.get("UpperDir"));
         if let Some(layer) = layer
-            && self.shares_disk().await?
             // Fails where the engine's data is not ours to read.
-            && let Ok(changed) = layer_holds_anything(Path::new(layer), &mounted)
+            && let Ok(changed) = layer_holds_anything(layer, &mounted)
         {
             return Ok(changed);
         }
@@ -117,7 +192,8 @@ impl DockerEngine {
         let earlier = self.tagged(tag).await?;
         let own = self.own_labels();
         let stager = Stager::create(&self.client, own, changed, Vec::new(), OPERATION).await?;
-        let result = match self.add(&stager, &image.reference, None).await {
+        let added = self.add(&stager, OPERATION, &image.reference, None).await;
+        let result = match added {
             Ok(()) => {
                 let name = stager.name();
                 self.commit_as_image(name, Some(tag), labels, Vec::new())
@@ -128,8 +204,11 @@ impl DockerEngine {
         stager.remove().await;
         let made = result?;
         // Made by an attempt that did not live to say so; it has no name any more.
-        if let Some(earlier) = earlier.filter(|earlier| *earlier != made) {
-            self.remove_snapshot(&earlier).await?;
+        if let Some(earlier) = earlier.filter(|earlier| *earlier != made)
+            && let Err(error) = self.remove_snapshot(&earlier).await
+        {
+            // Its labels lead gc to it, and the new one is good.
+            tracing::warn!(image = earlier, %error, "an earlier snapshot was left behind");
         }
         Ok(made)
     }
@@ -180,28 +259,128 @@ impl DockerEngine {
         };
         let images = self.client.docker.list_images(Some(options)).await;
         let images = images.during(Operation::List, "images")?;
-        Ok(images.into_iter().map(found).collect())
+        Ok(images.into_iter().filter_map(found).collect())
     }
 
     /// Removes a snapshot by its name or identifier; one that is gone is no failure.
+    ///
+    /// An engine goes on with a commit whose client has died, so a half-made snapshot may get the
+    /// other half on top of it at any moment: that goes first.
     pub(crate) async fn remove_snapshot(&self, name: &str) -> Result<(), EngineError> {
-        let options = None::<RemoveImageOptions>;
-        match self.client.docker.remove_image(name, options, None).await {
-            Err(error) if is_not_found(&error) => Ok(()),
-            other => other.during(Operation::Destroy, name).map(|_| ()),
+        let mut attempts = 1;
+        loop {
+            let options = None::<RemoveImageOptions>;
+            match self.client.docker.remove_image(name, options, None).await {
+                Err(error) if is_not_found(&error) => return Ok(()),
+                Err(error) if has_children(&error) && attempts < CHILD_ATTEMPTS => {
+                    attempts += 1;
+                    self.remove_children(name).await?;
+                    tokio::time::sleep(CHILD_PAUSE).await;
+                }
+                other => return other.during(Operation::Destroy, name).map(|_| ()),
+            }
         }
+    }
+
+    /// Removes the snapshots that were made on top of one.
+    async fn remove_children(&self, name: &str) -> Result<(), EngineError> {
+        const DESTROY: Operation = Operation::Destroy;
+        let parent = match self.client.docker.inspect_image(name).await {
+            Err(error) if is_not_found(&error) => return Ok(()),
+            other => other.during(DESTROY, name)?.id,
+        };
+        let role = format!("{}={}", keys::ROLE, Role::Snapshot);
+        let options = ListImagesOptions {
+            filters: Some(HashMap::from([("label".to_owned(), vec![role])])),
+            ..ListImagesOptions::default()
+        };
+        let images = self.client.docker.list_images(Some(options)).await;
+        let images = images.during(DESTROY, "images")?.into_iter();
+        let on_top = images.filter(|image| Some(&image.parent_id) == parent.as_ref());
+        for child in on_top.filter_map(found) {
+            let options = None::<RemoveImageOptions>;
+            let removed = self.client.docker.remove_image(&child.name, options, None);
+            if let Err(error) = removed.await
+                && !is_not_found(&error)
+            {
+                tracing::debug!(image = child.name, %error, "a snapshot on top of one stays");
+            }
+        }
+        Ok(())
     }
 }
 
-fn found(image: ImageSummary) -> FoundObject {
-    let named = |tag: &&String| *tag != "<none>:<none>";
-    let name = image.repo_tags.iter().find(named).unwrap_or(&image.id);
-    FoundObject {
+/// Whether the engine keeps an image because of another one on top of it.
+fn has_children(error: &BollardError) -> bool {
+    is_conflict(error) && error.to_string().contains("dependent child")
+}
+
+/// An image as an object of ours. One that somebody made from a snapshot, or whose author wrote
+/// labels like ours, has its own name and is left alone.
+fn found(image: ImageSummary) -> Option<FoundObject> {
+    let is_ours = |tag: &&String| reference::name(tag) == REPOSITORY;
+    let mut names = image
+        .repo_tags
+        .iter()
+        .filter(|tag| *tag != "<none>:<none>")
+        .peekable();
+    let name = match names.peek() {
+        // Half made, or its name was taken by a later one.
+        None => &image.id,
+        Some(_) => names.find(is_ours)?,
+    };
+    Some(FoundObject {
         kind: ObjectKind::Image,
         name: name.clone(),
         labels: image.labels.into_iter().collect(),
         running: false,
+    })
+}
+
+/// The size of a sandbox's disk, which is also the limit of every single file in it.
+fn disk_limit(container: &ContainerInspectResponse) -> Option<u64> {
+    let host = container.host_config.as_ref()?;
+    let mut limits = host.ulimits.iter().flatten();
+    let limit = limits.find(|limit| limit.name.as_deref() == Some("fsize"))?;
+    u64::try_from(limit.hard?).ok()
+}
+
+/// How many bytes an image of a layer has, as far as needed to see that it is past `limit`.
+/// Follows nothing there. What cannot be reached by its path is not in an image either.
+///
+/// # Errors
+/// The layer itself cannot be read.
+fn weight(layer: &Path, limit: u64) -> io::Result<u64> {
+    let mut size = 0_u64;
+    let mut folders = vec![fs::read_dir(layer)?];
+    while let Some(mut folder) = folders.pop() {
+        while let Some(entry) = folder.next() {
+            let Ok(entry) = entry else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            size = size.saturating_add(weight_of(&metadata));
+            if size > limit {
+                return Ok(size);
+            }
+            if metadata.is_dir()
+                && let Ok(below) = fs::read_dir(entry.path())
+            {
+                // Depth first: as many folders are open as are nested.
+                folders.push(folder);
+                folder = below;
+            }
+        }
     }
+    Ok(size)
+}
+
+/// A file with several names is written once; each of them counts its part.
+fn weight_of(metadata: &Metadata) -> u64 {
+    if metadata.is_dir() {
+        return LEAST;
+    }
+    metadata.len().max(LEAST).div_ceil(metadata.nlink().max(1))
 }
 
 /// Where something else than the container's own file system is.
@@ -261,7 +440,7 @@ fn changes_anything(changes: &[FilesystemChange], mounted: &[String]) -> bool {
 
 /// The labels of a sandbox as those of its snapshot. One that shall not be inherited must be
 /// overwritten: a commit keeps what it is not told.
-fn labels(sandbox: HashMap<String, String>) -> BTreeMap<String, String> {
+fn labels(id: &SandboxId, sandbox: HashMap<String, String>) -> BTreeMap<String, String> {
     let ours = sandbox
         .into_iter()
         .filter(|(key, _)| key.starts_with(OUR_LABELS));
@@ -272,6 +451,7 @@ fn labels(sandbox: HashMap<String, String>) -> BTreeMap<String, String> {
         })
         .collect();
     labels.insert(keys::ROLE.to_owned(), Role::Snapshot.to_string());
+    labels.insert(keys::SANDBOX.to_owned(), id.to_string());
     labels
 }
 
@@ -355,15 +535,52 @@ mod tests {
             ("maintainer", "somebody"),
         ];
         let sandbox = sandbox.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let labels = labels(sandbox.into());
+        let id = SandboxId::new("t-1-setup").unwrap();
+        let labels = labels(&id, sandbox.into());
         let expected = [
             (crate::names::IMAGE_OF, ""),
             (crate::names::PREPARED_AS, ""),
             (keys::OWNER, "me"),
             (keys::ROLE, "snapshot"),
+            (keys::SANDBOX, "t-1-setup"),
         ];
         let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(labels, expected.into());
+    }
+
+    #[test]
+    fn an_image_that_somebody_named_is_not_ours_whatever_its_labels_say() {
+        let image = |names: &[&str]| ImageSummary {
+            id: "sha256:00".into(),
+            repo_tags: names.iter().map(|&name| name.to_owned()).collect(),
+            ..ImageSummary::default()
+        };
+        let name = |names: &[&str]| found(image(names)).map(|object| object.name);
+        assert_eq!(name(&[]).as_deref(), Some("sha256:00"));
+        assert_eq!(name(&["<none>:<none>"]).as_deref(), Some("sha256:00"));
+        let ours = "swe-forge/snapshot:t-1-setup";
+        assert_eq!(name(&["kept:1", ours]).as_deref(), Some(ours));
+        assert_eq!(name(&["theirs:1"]), None);
+        assert_eq!(name(&["swe-forge/snapshots:1"]), None);
+    }
+
+    #[test]
+    fn a_layer_weighs_what_an_image_of_it_would() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("a/b")).unwrap();
+        fs::write(path("a/b/empty"), "").unwrap();
+        assert_eq!(weight(folder.path(), u64::MAX).unwrap(), 3 * LEAST);
+        let holes = fs::File::create(path("a/holes")).unwrap();
+        holes.set_len(1 << 40).unwrap();
+        fs::hard_link(path("a/holes"), path("second")).unwrap();
+        // Neither of them leads out of the layer.
+        std::os::unix::fs::symlink("/", path("link")).unwrap();
+        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let all = weight(folder.path(), u64::MAX).unwrap();
+        assert_eq!(all, (1 << 40) + 5 * LEAST);
+        assert!(weight(folder.path(), 1 << 20).unwrap() > 1 << 20);
+        assert!(weight(&path("absent"), 1).is_err());
     }
 
     #[test]

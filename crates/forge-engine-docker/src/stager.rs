@@ -1,18 +1,19 @@
 //! A container that never starts: files go in and out of images and volumes through it.
 
 use std::collections::BTreeMap;
+use std::io;
 
-use bollard::body_full;
 use bollard::models::{ContainerCreateBody, HostConfig, Mount};
 use bollard::query_parameters::{
     CreateContainerOptions, DownloadFromContainerOptions, RemoveContainerOptions,
     UploadToContainerOptions,
 };
+use bollard::{body_full, body_try_stream};
 use bytes::Bytes;
 use forge_core::ownership::{Role, keys};
 use forge_engine::{EngineError, EngineErrorKind, Operation};
 use forge_wire::INIT_PATH;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::client::Client;
@@ -75,13 +76,22 @@ impl<'a> Stager<'a> {
 
     /// Unpacks a tar archive at `/`.
     pub(crate) async fn put(&self, archive: Bytes) -> Result<(), EngineError> {
-        let options = UploadToContainerOptions {
-            path: "/".to_owned(),
-            ..UploadToContainerOptions::default()
-        };
         self.client
             .patient
-            .upload_to_container(&self.name, Some(options), body_full(archive))
+            .upload_to_container(&self.name, Some(upload("/")), body_full(archive))
+            .await
+            .during(self.operation, &self.name)
+    }
+
+    /// Unpacks a tar archive in a folder while it is made.
+    pub(crate) async fn put_stream(
+        &self,
+        folder: &str,
+        tar: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        self.client
+            .patient
+            .upload_to_container(&self.name, Some(upload(folder)), body_try_stream(tar))
             .await
             .during(self.operation, &self.name)
     }
@@ -128,6 +138,13 @@ impl<'a> Stager<'a> {
         {
             tracing::warn!(stager = self.name, %error, "a stager container was left behind");
         }
+    }
+}
+
+fn upload(folder: &str) -> UploadToContainerOptions {
+    UploadToContainerOptions {
+        path: folder.to_owned(),
+        ..UploadToContainerOptions::default()
     }
 }
 

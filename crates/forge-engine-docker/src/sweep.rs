@@ -2,7 +2,8 @@
 //!
 //! A folder goes with the container it was made for. Where somebody else has removed the
 //! container, or this process's predecessor died between making the two, no object on the engine
-//! leads to the folder any more, so the folders themselves are looked through.
+//! leads to the folder any more, so the folders themselves are looked through. So are those that a
+//! process made to see whether the engine's disk is its own, and did not live to remove.
 
 use std::collections::HashSet;
 use std::io;
@@ -19,6 +20,10 @@ use crate::names::{owner_filter, sandbox_of};
 
 /// A younger folder may wait for its container: far more than making one takes.
 const AGE: Duration = Duration::from_secs(600);
+/// First part of the name of a folder that was made to look whether the engine reads it.
+const PROBE: &str = "probe-";
+/// Length of the rest of it.
+const NONCE_LENGTH: usize = 32;
 /// Length of a folder's name, see [`ChannelFolder::of`].
 const NAME_LENGTH: usize = 16;
 
@@ -30,7 +35,11 @@ impl DockerEngine {
             return;
         }
         let root = self.channel_root.path();
-        let aged = aged_folders(root);
+        for probe in aged_folders(root, is_probe) {
+            // Its contents are a file of the one who made it; the engine only reads it.
+            remove(&probe);
+        }
+        let aged = aged_folders(root, is_name);
         if aged.is_empty() {
             return;
         }
@@ -60,6 +69,10 @@ async fn sweep(folder: &Path) {
     if is_answered(&folder.join(SOCKET_NAME)).await || !is_aged(folder) {
         return;
     }
+    remove(folder);
+}
+
+fn remove(folder: &Path) {
     match std::fs::remove_dir_all(folder) {
         Ok(()) => tracing::debug!(folder = %folder.display(), "a left channel folder is removed"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -86,7 +99,7 @@ async fn is_answered(socket: &Path) -> bool {
     }
 }
 
-fn aged_folders(root: &Path) -> Vec<PathBuf> {
+fn aged_folders(root: &Path, has_name: fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) => {
@@ -96,15 +109,24 @@ fn aged_folders(root: &Path) -> Vec<PathBuf> {
     };
     entries
         .filter_map(Result::ok)
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_name))
+        .filter(|entry| entry.file_name().to_str().is_some_and(has_name))
         .map(|entry| entry.path())
         .filter(|path| is_aged(path))
         .collect()
 }
 
 fn is_name(name: &str) -> bool {
+    is_hex(name, NAME_LENGTH)
+}
+
+fn is_probe(name: &str) -> bool {
+    name.strip_prefix(PROBE)
+        .is_some_and(|nonce| is_hex(nonce, NONCE_LENGTH))
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
     let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    name.len() == NAME_LENGTH && name.bytes().all(digit)
+    text.len() == length && text.bytes().all(digit)
 }
 
 /// Whether it is a folder that has not changed for long.
@@ -145,8 +167,10 @@ mod tests {
         folder(root.path(), "0123456789ABCDEF");
         std::fs::create_dir(root.path().join("fedcba9876543210")).unwrap();
         std::os::unix::fs::symlink(&old, root.path().join("00000000000000ff")).unwrap();
-        assert_eq!(aged_folders(root.path()), [old]);
-        assert!(aged_folders(&root.path().join("absent")).is_empty());
+        assert_eq!(aged_folders(root.path(), is_name), [old]);
+        assert!(aged_folders(&root.path().join("absent"), is_name).is_empty());
+        let probe = folder(root.path(), &format!("{PROBE}{}", "0a".repeat(16)));
+        assert_eq!(aged_folders(root.path(), is_probe), [probe]);
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
-//! A workspace: two volumes that outlive the containers of an attempt.
+//! A workspace: volumes that outlive the containers of an attempt.
 //!
-//! One is of a size that holds, with the folder for what shall be kept in it; the other has the
-//! specification. They are filled in place where the engine's disk is ours, and through a container
-//! that never starts everywhere else. Both ways leave the same owners, modes and contents.
+//! One is of a size that holds, with the folder for what shall be kept in it; another has the
+//! specification, and a third, where asked for, is the place for tests. They are filled in place
+//! where the engine's disk is ours, and through a container that never starts everywhere else. Both
+//! ways leave the same owners, modes and contents.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use bollard::models::{Mount, MountType, MountVolumeOptions, Volume, VolumeCreateRequest};
 use bollard::query_parameters::RemoveVolumeOptions;
 use forge_core::ownership::{Role, keys};
-use forge_core::sandbox::{OUTPUT, SPECIFICATION, WORKSPACE};
+use forge_core::sandbox::{OUTPUT, SPECIFICATION, TESTS, WORKSPACE};
 use forge_core::{DiskQuota, SandboxId, SpecificationFile, UserId, WorkspaceSpec};
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
 use nix::fcntl::OFlag;
@@ -50,9 +51,17 @@ impl DockerEngine {
         };
         let (role, none) = (Role::Specification, DiskSettings::default());
         let specification = self.make_volume(spec, &names.specification, role, none);
-        // Both are awaited: one that is still being made could not be removed.
-        let (workspace, specification) = futures::join!(workspace, specification);
+        let tests = async {
+            if spec.tests {
+                let (role, none) = (Role::Tests, DiskSettings::default());
+                self.make_volume(spec, &names.tests, role, none).await?;
+            }
+            Ok::<_, EngineError>(())
+        };
+        // All are awaited: one that is still being made could not be removed.
+        let (workspace, specification, tests) = futures::join!(workspace, specification, tests);
         let (workspace, specification) = (workspace?, specification?);
+        tests?;
         let quota = quota_of(&workspace);
         let visible = Mountpoints {
             workspace: (quota != DiskQuota::Loop).then(|| workspace.mountpoint.into()),
@@ -69,12 +78,12 @@ impl DockerEngine {
         } else {
             self.fill_through_stager(spec, image).await?;
         }
-        self.remember_workspace(&spec.id);
+        self.remember_workspace(&spec.id, spec.tests);
         Ok(quota)
     }
 
     /// Ownership can be set from outside only by root, on the same disk, with the same user ids.
-    async fn fills_in_place(&self) -> Result<bool, EngineError> {
+    pub(crate) async fn fills_in_place(&self) -> Result<bool, EngineError> {
         let root = nix::unistd::geteuid().is_root();
         Ok(root && self.shares_disk().await? && !self.machine().await?.remapped)
     }
@@ -152,11 +161,11 @@ impl DockerEngine {
     pub(crate) async fn remove_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
         self.forget_workspace(id);
         let volumes = Volumes::of(id);
-        let [a, b] = volumes.all();
-        let remove = |name| self.remove_volume(name);
-        // Both are tried, also when one is in use.
-        let (a, b) = futures::join!(remove(a), remove(b));
-        a.and(b)
+        // All are tried, also when one is in use. Whether there are tests is not known to everybody
+        // who removes.
+        let removals = volumes.all(true).map(|name| self.remove_volume(name));
+        let removed = futures::future::join_all(removals).await;
+        removed.into_iter().collect()
     }
 
     pub(crate) async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
@@ -174,7 +183,19 @@ impl DockerEngine {
 /// The mounts of a workspace. With `sealed` the specification is read-only, as in a sandbox.
 pub(crate) fn mounts(id: &SandboxId, sealed: bool) -> Vec<Mount> {
     let volumes = Volumes::of(id);
-    let mount = |source: String, target: &str, read_only: bool| Mount {
+    vec![
+        mount(volumes.workspace, WORKSPACE, false),
+        mount(volumes.specification, SPECIFICATION, sealed),
+    ]
+}
+
+/// The mount of a workspace's tests; `sealed` as in a sandbox.
+pub(crate) fn tests_mount(id: &SandboxId, sealed: bool) -> Mount {
+    mount(Volumes::of(id).tests, TESTS, sealed)
+}
+
+fn mount(source: String, target: &str, read_only: bool) -> Mount {
+    Mount {
         typ: Some(MountType::VOLUME),
         source: Some(source),
         target: Some(target.to_owned()),
@@ -185,11 +206,7 @@ pub(crate) fn mounts(id: &SandboxId, sealed: bool) -> Vec<Mount> {
             ..MountVolumeOptions::default()
         }),
         ..Mount::default()
-    };
-    vec![
-        mount(volumes.workspace, WORKSPACE, false),
-        mount(volumes.specification, SPECIFICATION, sealed),
-    ]
+    }
 }
 
 /// File names are part of a path below; they must stay one component of it.
@@ -216,6 +233,7 @@ fn digest(spec: &WorkspaceSpec) -> String {
     hasher.update(spec.user.gid().to_le_bytes());
     hasher.update(spec.disk_bytes.to_le_bytes());
     hasher.update(spec.disk_files.to_le_bytes());
+    hasher.update([u8::from(spec.tests)]);
     for file in &spec.specification {
         for part in [file.name.as_bytes(), &file.contents] {
             hasher.update((part.len() as u64).to_le_bytes());

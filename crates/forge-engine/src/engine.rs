@@ -9,6 +9,7 @@ use forge_core::{DiskQuota, OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
 use forge_wire::Secret;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::io::AsyncRead;
 
 use crate::error::EngineError;
 use crate::images::ImageStore;
@@ -132,9 +133,29 @@ pub trait Inventory: Send + Sync {
     async fn remove(&self, object: &FoundObject) -> Result<(), EngineError>;
 }
 
+/// A tar stream that is read while it is made.
+pub type TarStream = Box<dyn AsyncRead + Send + Unpin>;
+
+/// Files of a task's author that sandboxes can read and not change.
+#[async_trait]
+pub trait Fixtures: Send + Sync {
+    /// Puts tests into the place that the workspace `id` was made with for them. `tar` has one
+    /// folder, `tests`, whose files, folders and links keep owner, mode and date. Sandboxes that
+    /// have the place see them at once. Only once for a workspace: nothing is replaced.
+    ///
+    /// # Errors
+    /// `NotFound` when the workspace has no such place, `Rejected` for another kind of archive.
+    async fn put_tests(
+        &self,
+        id: &SandboxId,
+        image: &PreparedImage,
+        tar: TarStream,
+    ) -> Result<(), EngineError>;
+}
+
 /// A place where sandboxes can exist.
 #[async_trait]
-pub trait Engine: Inventory + fmt::Debug {
+pub trait Engine: Inventory + Fixtures + fmt::Debug {
     /// What it is; fails when it cannot be used now. Never starts anything.
     async fn describe(&self) -> Result<EngineDescription, EngineError>;
 

@@ -17,6 +17,8 @@ pub enum EngineErrorKind {
     Unavailable,
     /// The engine's machine has run out of something.
     Exhausted,
+    /// What a task made is larger than its limits allow.
+    Oversized,
     /// It took too long.
     Deadline,
     /// The caller may not.

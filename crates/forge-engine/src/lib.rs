@@ -18,7 +18,10 @@ pub mod images;
 pub mod sandbox;
 pub mod task;
 
-pub use engine::{Engine, EngineDescription, FoundObject, Inventory, ObjectKind, PreparedImage};
+pub use engine::{
+    Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind, PreparedImage,
+    TarStream,
+};
 pub use error::{EngineError, EngineErrorKind, Operation};
 pub use images::ImageStore;
 pub use sandbox::{Condition, Egress, EgressRecords, Files, OutputChunk, RunningExec, Sandbox};

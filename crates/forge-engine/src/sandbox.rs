@@ -100,6 +100,9 @@ pub struct EgressRecords {
     pub connections: Vec<ConnectionRecord>,
     /// Everything so far.
     pub counters: EgressCounters,
+    /// Whether a proxy was lost since the last time, and with it the records of connections that
+    /// it had; how many, nobody knows.
+    pub lost: bool,
 }
 
 /// A handle to one sandbox. Dropping it does nothing to the sandbox.

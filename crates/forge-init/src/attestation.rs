@@ -37,6 +37,7 @@ pub(crate) fn gather(seccomp_mode: u32) -> Attested {
             .rfind(|mount| mount.point == "/")
             .is_some_and(|mount| !mount.is_writable()),
         writable_mounts: writable_mounts(&mounts),
+        read_only_mounts: read_only_mounts(&mounts),
         vsock_refused: vsock_is_refused(),
         metadata_unreachable: metadata_is_unreachable(),
         // Set when the settings come.
@@ -104,6 +105,29 @@ fn writable_mounts(mounts: &[Mount]) -> Vec<String> {
         .collect()
 }
 
+/// Read-only mount points at which nothing else is found, without the root and what the kernel or
+/// engines put over parts of its file systems.
+fn read_only_mounts(mounts: &[Mount]) -> Vec<String> {
+    let of_kernel = |point: &str| {
+        let mut parts = point.split('/').skip(1);
+        matches!(parts.next(), Some("proc" | "sys" | "dev" | ""))
+    };
+    let is_covered = |(number, mount): &(usize, &Mount)| {
+        let later = mounts.iter().skip(number + 1);
+        later.map(|other| &other.point).any(|above| {
+            let below = mount.point.strip_prefix(above.as_str());
+            below.is_some_and(|rest| above == "/" || rest.is_empty() || rest.starts_with('/'))
+        })
+    };
+    mounts
+        .iter()
+        .enumerate()
+        .filter(|(_, mount)| !mount.is_writable() && !of_kernel(&mount.point))
+        .filter(|numbered| !is_covered(numbered))
+        .map(|(_, mount)| mount.point.clone())
+        .collect()
+}
+
 fn vsock_is_refused() -> bool {
     socket(
         AddressFamily::Vsock,
@@ -157,5 +181,28 @@ mod tests {
              6 1 0:5 / /workspace rw - ext4 /dev/loop0 rw\n",
         );
         assert_eq!(writable_mounts(&mounts), ["/tmp", "/workspace"]);
+    }
+
+    #[test]
+    fn a_read_only_mount_under_a_later_one_counts_for_nothing() {
+        let text = "1 0 0:1 / / ro - overlay overlay rw\n\
+             2 1 0:2 / /proc ro - proc proc rw\n\
+             3 1 0:3 / /sys/firmware ro - tmpfs tmpfs ro\n\
+             5 1 0:4 / /tmp rw - tmpfs tmpfs rw\n\
+             6 1 0:5 / /workspace rw - ext4 /dev/loop0 rw\n\
+             7 6 0:6 /a /workspace/tests ro,relatime - ext4 /dev/sda rw\n\
+             8 6 0:6 /b /workspace/.swe-forge ro - ext4 /dev/sda rw\n";
+        let found = |more: &str| read_only_mounts(&mounts::parse(&format!("{text}{more}")));
+        let both = ["/workspace/tests", "/workspace/.swe-forge"];
+        assert_eq!(found(""), both);
+        assert_eq!(
+            found("9 6 0:7 / /workspace/testsuite rw - tmpfs t rw\n"),
+            both
+        );
+        assert_eq!(
+            found("9 7 0:7 / /workspace/tests rw - tmpfs t rw\n"),
+            both[1..]
+        );
+        assert!(found("9 6 0:7 / /workspace rw - tmpfs t rw\n").is_empty());
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use forge_wire::frame::decode_message;
@@ -12,19 +11,22 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::connection::{Closed, Connection, HIGH_WATER};
 use crate::event_loop::EventLoop;
 use crate::gate::Verdict;
+use crate::listeners::Listener;
 use crate::network::describe;
 
 /// Connections that have proved nothing yet.
 const MAX_STRANGERS: usize = 8;
 /// How long one of these may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same for a bridge, which runs on the processors that the task is using up.
+const BRIDGE_PATIENCE: Duration = Duration::from_secs(12);
 /// Connections that are accepted in one round.
 const MAX_ACCEPTED: usize = 16;
 
 /// Everybody who is connected.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    pub(crate) listeners: Vec<UnixListener>,
+    pub(crate) listeners: Vec<Listener>,
     /// Connections that have proved nothing yet, the oldest first.
     pub(crate) strangers: Vec<Connection>,
     /// The owner's connection; the newest one that proved it.
@@ -33,7 +35,7 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Nobody yet.
-    pub(crate) fn new(listeners: Vec<UnixListener>) -> Self {
+    pub(crate) fn new(listeners: Vec<Listener>) -> Self {
         Self {
             listeners,
             strangers: Vec::new(),
@@ -41,17 +43,22 @@ impl Clients {
         }
     }
 
+    /// When the next socket that is left alone is looked at again.
+    pub(crate) fn next_look(&self, now: Instant) -> Option<Instant> {
+        let listeners = self.listeners.iter();
+        listeners
+            .filter_map(|listener| listener.rests_until(now))
+            .min()
+    }
+
     /// When the next stranger has taken too long.
     pub(crate) fn next_late(&self) -> Option<Instant> {
-        self.strangers
-            .first()
-            .map(|oldest| oldest.opened + PATIENCE)
+        self.strangers.iter().map(late_at).min()
     }
 
     /// Drops strangers that have taken too long.
     pub(crate) fn drop_late(&mut self, now: Instant) {
-        self.strangers
-            .retain(|stranger| now < stranger.opened + PATIENCE);
+        self.strangers.retain(|stranger| now < late_at(stranger));
     }
 
     /// The bridge that holds the client's connection at this moment.
@@ -67,6 +74,15 @@ impl Clients {
     }
 }
 
+/// When a stranger has taken too long.
+fn late_at(stranger: &Connection) -> Instant {
+    let patience = match stranger.bridge() {
+        Some(_) => BRIDGE_PATIENCE,
+        None => PATIENCE,
+    };
+    stranger.opened + patience
+}
+
 impl EventLoop {
     /// Whether requests of the client are taken now.
     pub(crate) fn may_read(&self, client: &Connection) -> bool {
@@ -76,14 +92,16 @@ impl EventLoop {
 
     /// Takes new connections.
     pub(crate) fn accept(&mut self, index: usize) {
+        let now = Instant::now();
         for _ in 0..MAX_ACCEPTED {
-            let Some(listener) = self.clients.listeners.get(index) else {
+            let Some(listener) = self.clients.listeners.get_mut(index) else {
                 return;
             };
-            let Ok((stream, _)) = listener.accept() else {
+            let Some(stream) = listener.accept() else {
                 return;
             };
-            let Some(mut connection) = Connection::new(stream, Instant::now()) else {
+            let Some(mut connection) = Connection::new(stream, listener.door, now) else {
+                listener.rest(now);
                 continue;
             };
             if self.random.read_exact(&mut connection.nonce).is_err() {

@@ -11,6 +11,7 @@ use forge_wire::frame::encode_message;
 use forge_wire::{Event, Frame, FrameDecoder, FrameError, Nonce};
 use nix::sys::socket::{getsockopt, sockopt};
 
+use crate::listeners::Door;
 use crate::processes::is_from_outside;
 
 /// Longest handshake; a claim holds a secret and a path.
@@ -49,12 +50,12 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    /// Looks at who connected.
-    fn of(stream: &UnixStream) -> Self {
+    /// Looks at who connected by which door.
+    fn of(stream: &UnixStream, door: Door) -> Self {
         match getsockopt(stream, sockopt::PeerCredentials) {
             // A process that has no number here is not in here.
             Ok(credentials) if credentials.pid() == 0 => Self::Outside,
-            Ok(credentials) if is_from_outside(credentials.pid()) => {
+            Ok(credentials) if door == Door::Bridges && is_from_outside(credentials.pid()) => {
                 Self::Bridge(credentials.pid())
             }
             _ => Self::Task,
@@ -68,8 +69,8 @@ impl Connection {
     /// The task's user may replace the socket's file by one of its own and pass on what comes
     /// there. It could not forge a proof but relay one; here it fails, because the kernel tells
     /// that the relay is a process of the task.
-    pub(crate) fn new(stream: UnixStream, now: Instant) -> Option<Self> {
-        let peer = Peer::of(&stream);
+    pub(crate) fn new(stream: UnixStream, door: Door, now: Instant) -> Option<Self> {
+        let peer = Peer::of(&stream, door);
         if peer == Peer::Task || stream.set_nonblocking(true).is_err() {
             return None;
         }

@@ -5,31 +5,41 @@
 //! remembered where it is seen, each second and whenever a program ends.
 //!
 //! Anywhere else files are counted, and too many bytes end everything. What that cannot see: files
-//! below folders that the task closed to its own user, files that are deleted but still open, and
-//! what lies deeper than [`MAX_DEPTH`]. There, a full file system counts as a full workspace.
+//! below folders that the task closed to its own user, and what lies deeper than [`MAX_DEPTH`].
+//! There, a full file system counts as a full workspace.
+//!
+//! A file system that fails from below, as one in a file does when the disk under it is full, takes
+//! no more writes or loses them. That is nobody's doing in here, and ends everything as well. No
+//! program's end is reported before that was looked for.
 //!
 //! What is written outside of the workspace, where it can be, is watched as well: see
 //! [`crate::root_watch`].
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use forge_wire::message::Settings;
+use forge_wire::message::{Ending, Settings};
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, SFlag, fstat, fstatat};
-use nix::sys::statvfs::{Statvfs, fstatvfs};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
+use nix::unistd::fsync;
 
 use crate::beneath::{Listing, MAX_DEPTH, open_folder};
 use crate::kernel::send_signal;
 use crate::mounts;
-use crate::root_watch::RootWatch;
+use crate::root_watch::{RootWatch, deleted_but_open};
 use crate::wake::{Wake, lock};
 
 /// Shortest pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Pause between two looks at the root, where it can be written to: one costs microseconds.
+const ROOT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause: a task that makes looking slow must not make it rare.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A look may take this part of the time at most.
@@ -43,16 +53,39 @@ const FULL: u64 = 64 * 1024;
 /// Bytes by which a file system made for a limit may be larger than the limit.
 const SLACK: u64 = 64 * 1024 * 1024;
 
+/// What is written to see whether it arrives.
+const PROBE: [u8; 4096] = [0; 4096];
+/// What the kernel adds to the options of a file system that it stopped writing to by itself.
+const EMERGENCY: &str = "emergency_ro";
+const MOUNTS: &str = "/proc/self/mountinfo";
+
 /// What the thread has seen.
 #[derive(Debug, Default)]
 pub(crate) struct DiskWatch {
-    settings: Mutex<Option<Settings>>,
-    begin: Condvar,
+    wanted: Mutex<Wanted>,
+    news: Condvar,
     places: OnceLock<Vec<Place>>,
     peak: AtomicU64,
-    full: AtomicBool,
+    alarm: Mutex<Option<Ending>>,
+    answer: Mutex<Answer>,
     had_no_room: AtomicBool,
     touched: AtomicBool,
+}
+
+/// What the thread shall do.
+#[derive(Debug, Default)]
+struct Wanted {
+    settings: Option<Settings>,
+    /// Looks that were asked for so far.
+    asked: u64,
+}
+
+/// What came of the looks that were asked for.
+#[derive(Debug, Default)]
+struct Answer {
+    /// How many of them are done.
+    looked: u64,
+    found: Option<Ending>,
 }
 
 /// The workspace, or its output where that is a volume of its own.
@@ -65,10 +98,12 @@ struct Place {
     is_sized: bool,
     /// One that never had room is not one that the task filled.
     had_room: bool,
+    /// One that never took writes did not fail.
+    was_writable: bool,
 }
 
 impl DiskWatch {
-    /// Starts the thread, which waits for [`Self::watch`] and rings `wake` for [`Self::take_full`].
+    /// Starts the thread, which waits for [`Self::watch`] and rings `wake` for [`Self::take_alarm`].
     pub(crate) fn start(wake: Wake) -> std::io::Result<Arc<Self>> {
         let watch = Arc::new(Self::default());
         let shared = Arc::clone(&watch);
@@ -82,8 +117,22 @@ impl DiskWatch {
     /// Begins to watch.
     pub(crate) fn watch(&self, settings: Settings) {
         drop(self.places.set(places(&settings)));
-        *lock(&self.settings) = Some(settings);
-        self.begin.notify_one();
+        lock(&self.wanted).settings = Some(settings);
+        self.news.notify_one();
+    }
+
+    /// Asks for a look now; its number is for [`Self::answer`], and the bell rings when it is done.
+    pub(crate) fn ask(&self) -> u64 {
+        let mut wanted = lock(&self.wanted);
+        wanted.asked += 1;
+        self.news.notify_one();
+        wanted.asked
+    }
+
+    /// What a look that was asked for found, once it is done: why everything should end.
+    pub(crate) fn answer(&self, look: u64) -> Option<Option<Ending>> {
+        let answer = lock(&self.answer);
+        (answer.looked >= look).then_some(answer.found)
     }
 
     /// Largest workspace seen, in bytes.
@@ -91,9 +140,9 @@ impl DiskWatch {
         self.peak.load(Ordering::Relaxed)
     }
 
-    /// Whether the workspace was found too large since this was asked last.
-    pub(crate) fn take_full(&self) -> bool {
-        self.full.swap(false, Ordering::Relaxed)
+    /// Why everything must end, where something was found since this was asked last.
+    pub(crate) fn take_alarm(&self) -> Option<Ending> {
+        lock(&self.alarm).take()
     }
 
     /// Whether there ever was no room left for bytes or for files, now included.
@@ -121,26 +170,65 @@ impl DiskWatch {
 
     fn run(&self, wake: &Wake) {
         let settings = self.wait_for_settings();
-        let mut root = RootWatch::begin();
+        let limit = settings.disk_limit;
+        let mut root = RootWatch::begin(&settings.workspace);
         let mut was_idle = false;
+        let mut next = Instant::now();
         loop {
+            let pause = next.saturating_duration_since(Instant::now());
+            let pause = match &root {
+                Some(_) => pause.min(ROOT_PAUSE),
+                None => pause,
+            };
+            if let Some(asked) = self.wait_for_question(pause) {
+                let failed = self.has_failed(true).then_some(Ending::WorkspaceFailed);
+                let check = || root.as_mut().and_then(|root| root.check_at_end(limit));
+                let found = failed.or_else(check);
+                *lock(&self.answer) = Answer {
+                    looked: asked,
+                    found,
+                };
+                wake.ring();
+                continue;
+            }
             // Where no process is and was, nothing changes: waiting sandboxes should cost nothing.
             let is_idle = send_signal(-1, 0) == Err(Errno::ESRCH);
             let touched = self.touched.swap(false, Ordering::Relaxed);
             if is_idle && was_idle && !touched {
-                std::thread::sleep(PAUSE);
+                next = Instant::now() + PAUSE;
                 continue;
             }
             was_idle = is_idle;
+            let mut found = root.as_mut().and_then(|root| root.check(limit));
             let begin = Instant::now();
-            let limit = settings.disk_limit;
-            let outgrew = root.as_mut().is_some_and(|root| root.outgrew(limit));
-            if self.look(limit) || outgrew {
-                self.full.store(true, Ordering::Relaxed);
+            if begin >= next {
+                let failed = self.has_failed(false).then_some(Ending::WorkspaceFailed);
+                let full = self.look(limit).then_some(Ending::DiskFull);
+                found = failed.or(found).or(full);
+                let pause = (begin.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE);
+                next = Instant::now() + pause;
+            }
+            if found.is_some() {
+                *lock(&self.alarm) = found;
                 wake.ring();
             }
-            std::thread::sleep((begin.elapsed() * SHARE).clamp(PAUSE, LONGEST_PAUSE));
         }
+    }
+
+    /// Whether a workspace failed from below: it takes no more writes, or, where one is tried, loses
+    /// them.
+    fn has_failed(&self, with_probe: bool) -> bool {
+        let places = self.places.get().into_iter().flatten();
+        let mut places = places.filter(|place| place.was_writable).peekable();
+        if places.peek().is_none() {
+            return false;
+        }
+        let mounts = std::fs::read_to_string(MOUNTS).unwrap_or_default();
+        let mounts = mounts::parse(&mounts);
+        places.any(|place| {
+            place.is_read_only(&mounts)
+                || (with_probe && place.is_sized && loses_writes(&place.folder))
+        })
     }
 
     /// Whether files take up more than `limit`, or filled a file system that is not the task's own.
@@ -151,6 +239,12 @@ impl DiskWatch {
         for place in places.filter(|place| !place.is_sized) {
             let left = limit.saturating_sub(counted);
             counted = counted.saturating_add(count(&place.path, left).unwrap_or(0));
+            if counted <= limit
+                && let Ok(found) = fstat(&place.folder)
+            {
+                let deleted = deleted_but_open(Path::new("/proc"), found.st_dev);
+                counted = counted.saturating_add(deleted);
+            }
             filled |= place.had_room && !place.has_room();
         }
         let used = self.used_of_sized().saturating_add(counted);
@@ -164,15 +258,26 @@ impl DiskWatch {
         sized.map(Place::used).fold(0, u64::saturating_add)
     }
 
+    /// How many looks were asked for, when there are more than were answered within `pause`.
+    fn wait_for_question(&self, pause: Duration) -> Option<u64> {
+        let looked = lock(&self.answer).looked;
+        let wanted = lock(&self.wanted);
+        let waited = self
+            .news
+            .wait_timeout_while(wanted, pause, |wanted| wanted.asked <= looked);
+        let (wanted, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (wanted.asked > looked).then_some(wanted.asked)
+    }
+
     fn wait_for_settings(&self) -> Settings {
-        let mut settings = lock(&self.settings);
+        let mut wanted = lock(&self.wanted);
         loop {
-            if let Some(settings) = settings.take() {
+            if let Some(settings) = wanted.settings.take() {
                 return settings;
             }
-            settings = self
-                .begin
-                .wait(settings)
+            wanted = self
+                .news
+                .wait(wanted)
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -194,7 +299,21 @@ impl Place {
             folder,
             is_sized: is_whole && size <= most,
             had_room: has_room(&room),
+            was_writable: !room.flags().contains(FsFlags::ST_RDONLY),
         })
+    }
+
+    /// Whether it takes no more writes. Newer kernels say so in the list of mounts alone.
+    fn is_read_only(&self, mounts: &[mounts::Mount]) -> bool {
+        let mut own = mounts
+            .iter()
+            .filter(|mount| mount.point.as_bytes() == self.path);
+        let is_emergency = own.next_back().is_some_and(|mount| {
+            let mut options = mount.super_options.iter();
+            options.any(|option| option == EMERGENCY)
+        });
+        is_emergency
+            || fstatvfs(&self.folder).is_ok_and(|room| room.flags().contains(FsFlags::ST_RDONLY))
     }
 
     fn has_room(&self) -> bool {
@@ -209,9 +328,26 @@ impl Place {
     }
 }
 
+/// Whether what is written to a folder's file system is lost, tried with a file without a name. What
+/// else refuses it, as a task may with its folder's mode or by filling it, says nothing.
+fn loses_writes(folder: &OwnedFd) -> bool {
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let failed = |errno| matches!(errno, Errno::EIO | Errno::EROFS);
+    let mut file = match openat(folder, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(file) => File::from(file),
+        Err(errno) => return failed(errno),
+    };
+    if let Err(error) = file.write_all(&PROBE) {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        return errno.is_some_and(failed);
+    }
+    // Room was promised by now; without any it is that of the disk below.
+    fsync(&file).is_err_and(|errno| failed(errno) || errno == Errno::ENOSPC)
+}
+
 /// The workspace and, where it is on another device, its output.
 fn places(settings: &Settings) -> Vec<Place> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = std::fs::read_to_string(MOUNTS).unwrap_or_default();
     let mounts = mounts::parse(&mounts);
     let open = |path| Place::open(path, settings.disk_limit, &mounts);
     let Some(workspace) = open(settings.workspace.as_bytes().to_vec()) else {
@@ -315,7 +451,7 @@ mod tests {
         std::fs::write(folder.join("sub/file"), vec![1; 1 << 20]).unwrap();
         std::fs::hard_link(folder.join("sub/file"), folder.join("second")).unwrap();
         std::os::unix::fs::symlink("../outside", folder.join("link")).unwrap();
-        let sparse = std::fs::File::create(folder.join("sparse")).unwrap();
+        let sparse = File::create(folder.join("sparse")).unwrap();
         sparse.set_len(1 << 40).unwrap();
         let grown = used(&folder) - empty;
         assert!((1 << 20..(1 << 20) + 65_536).contains(&grown), "{grown}");

@@ -37,6 +37,8 @@ use crate::wake::Wake;
 const MAX_REAPED: usize = 1024;
 /// How often counters without a peak of their own are looked at, and what root may change.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// How long a report waits for the last look at the disks.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two passes of an end of all processes.
 const KILL_PAUSE: Duration = Duration::from_millis(1);
 /// How long an unclaimed sandbox lives.
@@ -113,8 +115,8 @@ impl EventLoop {
         }
         if ready.contains(&Source::Wake) {
             self.wake.silence();
-            if self.disk.take_full() {
-                self.begin_kill(Ending::DiskFull, None);
+            if let Some(ending) = self.disk.take_alarm() {
+                self.begin_kill(ending, None);
             }
         }
         for source in ready {
@@ -192,10 +194,13 @@ impl EventLoop {
                 PollFd::new(stranger.stream().as_fd(), read),
             );
         }
+        let now = Instant::now();
         for (index, listener) in self.clients.listeners.iter().enumerate() {
-            add(Source::Listener(index), PollFd::new(listener.as_fd(), read));
+            if listener.rests_until(now).is_none() {
+                add(Source::Listener(index), PollFd::new(listener.as_fd(), read));
+            }
         }
-        poll(&mut polled, self.timeout(Instant::now()))?;
+        poll(&mut polled, self.timeout(now))?;
         let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|flags| !flags.is_empty());
         let ready = sources.iter().zip(&polled).filter(|(_, fd)| ready(fd));
         Ok(ready.map(|(source, _)| *source).collect())
@@ -212,6 +217,7 @@ impl EventLoop {
             self.execs.next_time(),
             self.kill.as_ref().map(|_| now + KILL_PAUSE),
             self.clients.next_late(),
+            self.clients.next_look(now),
             sample.then_some(self.next_sample),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(self.ends_at);
@@ -359,7 +365,12 @@ impl EventLoop {
             if let Some(exec) = self.execs.active().get_mut(index)
                 && exec.can_be_reported()
             {
-                exec.make_report(self.counters.incidents());
+                let now = Instant::now();
+                let (look, until) = exec.look(|| (self.disk.ask(), now + LOOK_PATIENCE));
+                let found = self.disk.answer(look);
+                if found.is_some() || now >= until {
+                    exec.make_report(self.counters.incidents(), found.flatten());
+                }
             }
         }
         self.send_to_client();

@@ -44,6 +44,8 @@ pub(crate) struct Exec {
     signals: u64,
     not_started: Option<i32>,
     end: Option<(ProcessEnd, Duration)>,
+    /// The look at the disks that its report waits for, and how long.
+    look: Option<(u64, Instant)>,
     report: Option<Report>,
     reported: bool,
 }
@@ -90,6 +92,7 @@ impl Exec {
             signals: 0,
             not_started: None,
             end: None,
+            look: None,
             report: None,
             reported: false,
         }
@@ -117,6 +120,7 @@ impl Exec {
             signals: 0,
             not_started: Some(errno as i32),
             end: Some((ProcessEnd::Code(0), Duration::ZERO)),
+            look: None,
             report: None,
             reported: false,
         }
@@ -144,6 +148,9 @@ impl Exec {
 
     /// When this exec needs attention next without anything happening to it.
     pub(crate) fn next_time(&self) -> Option<Instant> {
+        if let Some((_, until)) = self.look {
+            return self.report.is_none().then_some(until);
+        }
         self.live_pid()?;
         self.deadline.next()
     }
@@ -272,8 +279,25 @@ impl Exec {
         self.report.is_none() && self.end.is_some() && self.pipes.iter().all(Option::is_none)
     }
 
-    /// Makes the report.
-    pub(crate) fn make_report(&mut self, incidents: Incidents) {
+    /// The look that the report waits for, until when; asked for by `ask` the first time.
+    pub(crate) fn look(&mut self, ask: impl FnOnce() -> (u64, Instant)) -> (u64, Instant) {
+        *self.look.get_or_insert_with(ask)
+    }
+
+    /// Makes the report; `found` is what the last look at the disks found.
+    pub(crate) fn make_report(&mut self, incidents: Incidents, found: Option<Ending>) {
+        match found {
+            // Whatever it made of it: what failed from below is not its doing.
+            Some(found @ (Ending::WorkspaceFailed | Ending::EngineDiskFull))
+                if self.cause != Some(Ending::Killed) =>
+            {
+                self.cause = Some(found);
+            }
+            Some(found) => {
+                self.cause.get_or_insert(found);
+            }
+            None => {}
+        }
         let Some((end, duration)) = self.end else {
             return;
         };

@@ -135,7 +135,7 @@ mod tests {
 
     fn ended(id: u64) -> Exec {
         let mut exec = Exec::failed(id, Errno::ENOENT, Incidents::default(), Instant::now());
-        exec.make_report(Incidents::default());
+        exec.make_report(Incidents::default(), None);
         exec.send_to(&mut Vec::new(), 1000).unwrap();
         exec
     }

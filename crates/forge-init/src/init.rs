@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 
@@ -39,8 +39,6 @@ pub(crate) fn run() -> io::Result<Over> {
     let spawner = harden()?;
     // What the engine set is what is attested, not what is added here.
     let seccomp_mode = attestation::seccomp_mode();
-    // Before any other thread starts: they and every program take it over.
-    seccomp::confine()?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     mask.add(Signal::SIGTERM);
@@ -52,6 +50,9 @@ pub(crate) fn run() -> io::Result<Over> {
     file_worker::start(Arc::clone(&transfers))?;
     let disk = DiskWatch::start(wake.clone())?;
     let network = Network::start()?;
+    // After the last thread is started, whose ids it holds, and before the first program, which
+    // takes it over.
+    seccomp::confine()?;
     let attestation = attestation::gather(seccomp_mode);
     let now = Instant::now();
     let event_loop = EventLoop {
@@ -100,7 +101,19 @@ fn harden() -> io::Result<Spawner> {
     prctl::set_dumpable(true)?;
     let spawner = Spawner::new(ignored);
     prctl::set_dumpable(false)?;
+    default_faults()?;
     umask(Mode::from_bits_truncate(0o022));
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     spawner
+}
+
+/// Takes away the handlers that Rust's runtime has for faults. A program may send these signals with
+/// any address in them, and the handler ends the process over one that looks like a full stack;
+/// without a handler, only a fault of its own ends PID 1.
+fn default_faults() -> io::Result<()> {
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: the default action is no handler, which could break a rule of handlers.
+        unsafe { signal(fault, SigHandler::SigDfl) }?;
+    }
+    Ok(())
 }

@@ -5,6 +5,10 @@
 //! it, nor slow down or starve the process that enforces its deadline. It also closes the kinds of
 //! sockets that no network namespace confines, and interfaces that kernels were broken through.
 //!
+//! PID 1's threads are told apart by their ids, so all of them are started before the filter is made,
+//! and none later. Which ids they have differs: the engine's runtime uses up some before PID 1 is
+//! what it is.
+//!
 //! Programs of another architecture than the machine's are ended: their system calls have other
 //! numbers.
 
@@ -17,8 +21,6 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-/// Thread ids of PID 1: its own, and its three helpers', which are started first.
-const OWN_THREADS: u64 = 4;
 /// Sockets to the hypervisor and to the kernel's cipher interface.
 const FAMILIES: [libc::c_int; 2] = [libc::AF_VSOCK, libc::AF_ALG];
 /// `ioprio_set` for a process, a group, or all of a user (include/linux/ioprio.h).
@@ -48,24 +50,38 @@ const REFUSED: [i64; 15] = [
     libc::SYS_keyctl,
 ];
 
-/// Refused when their first argument names PID 1.
-const NOT_FOR_PID_1: [i64; 5] = [
+/// Refused when their first argument names PID 1 or a thread of it.
+const NOT_FOR_PID_1: [i64; 8] = [
     libc::SYS_prlimit64,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
+    libc::SYS_pidfd_open,
     libc::SYS_sched_setscheduler,
     libc::SYS_sched_setparam,
     libc::SYS_sched_setattr,
     libc::SYS_sched_setaffinity,
 ];
 
-/// Puts the filter on this thread and on all that it starts from now on.
+/// Puts the filter on all threads of this process and on all that they start from now on.
 pub(crate) fn confine() -> io::Result<()> {
-    let program = program().map_err(io::Error::other)?;
-    seccompiler::apply_filter(&program).map_err(io::Error::other)
+    let program = program(highest_own_thread()?).map_err(io::Error::other)?;
+    seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
 }
 
-fn program() -> Result<BpfProgram, seccompiler::BackendError> {
+/// The highest id that a thread of this process has. The kernel gives out ids in rising order, and
+/// when it begins anew, none that a process could have had so early: those below are nobody else's.
+fn highest_own_thread() -> io::Result<u64> {
+    let mut highest = None;
+    for entry in std::fs::read_dir("/proc/self/task")? {
+        let id = entry?.file_name().to_str().and_then(|id| id.parse().ok());
+        highest = highest.max(id);
+    }
+    highest.ok_or_else(|| io::Error::other("the threads of this process cannot be listed"))
+}
+
+fn program(highest: u64) -> Result<BpfProgram, seccompiler::BackendError> {
     let filter = SeccompFilter::new(
-        rules()?,
+        rules(highest)?,
         SeccompAction::Allow,
         // 1 is EPERM on every architecture.
         SeccompAction::Errno(1),
@@ -81,13 +97,13 @@ const fn architecture() -> TargetArch {
     return TargetArch::x86_64;
 }
 
-fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+fn rules(highest: u64) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in REFUSED {
         rules.insert(call, Vec::new());
     }
     for call in NOT_FOR_PID_1 {
-        rules.insert(call, vec![SeccompRule::new(names_pid_1(0)?)?]);
+        rules.insert(call, vec![SeccompRule::new(names_pid_1(0, highest)?)?]);
     }
     let families =
         FAMILIES.map(|family| SeccompRule::new(vec![equal(0, u64::from(family.unsigned_abs()))?]));
@@ -99,7 +115,7 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     let mut priority = vec![SeccompRule::new(vec![equal(0, 2)?])?];
     for which in [0, 1] {
         let mut conditions = vec![equal(0, which)?];
-        conditions.extend(names_pid_1(1)?);
+        conditions.extend(names_pid_1(1, highest)?);
         priority.push(SeccompRule::new(conditions)?);
     }
     rules.insert(libc::SYS_setpriority, priority);
@@ -107,7 +123,7 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     let mut io_priority = vec![SeccompRule::new(vec![equal(0, user)?])?];
     for which in [process, group] {
         let mut conditions = vec![equal(0, which)?];
-        conditions.extend(names_pid_1(1)?);
+        conditions.extend(names_pid_1(1, highest)?);
         io_priority.push(SeccompRule::new(conditions)?);
     }
     rules.insert(libc::SYS_ioprio_set, io_priority);
@@ -124,11 +140,14 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
 }
 
 /// Argument `index` is one of PID 1's thread ids; 0 means the caller itself.
-fn names_pid_1(index: u8) -> Result<Vec<SeccompCondition>, seccompiler::BackendError> {
+fn names_pid_1(
+    index: u8,
+    highest: u64,
+) -> Result<Vec<SeccompCondition>, seccompiler::BackendError> {
     let length = SeccompCmpArgLen::Dword;
     Ok(vec![
         SeccompCondition::new(index, length.clone(), SeccompCmpOp::Ne, 0)?,
-        SeccompCondition::new(index, length, SeccompCmpOp::Le, OWN_THREADS)?,
+        SeccompCondition::new(index, length, SeccompCmpOp::Le, highest)?,
     ])
 }
 
@@ -140,17 +159,92 @@ fn equal(index: u8, value: u64) -> Result<SeccompCondition, seccompiler::Backend
 mod tests {
     use super::*;
     use std::process::Command;
+    use std::sync::mpsc::{Receiver, channel};
+
+    /// Puts the filter on this thread alone, as if `highest` were PID 1's highest thread id.
+    fn confine_alone(highest: u64) {
+        seccompiler::apply_filter(&program(highest).unwrap()).unwrap();
+    }
+
+    fn thread_id() -> i64 {
+        // SAFETY: gettid takes nothing and cannot fail.
+        unsafe { libc::syscall(libc::SYS_gettid) }
+    }
+
+    /// Every call that does something to the thread `id`, in a form that changes nothing.
+    fn reach(id: i64) -> Vec<(&'static str, i64)> {
+        let mut cores = [0_u64; 16];
+        // Nice, by the ordinary policy: what the threads have already.
+        let mut attributes = [0_u32; 12];
+        attributes[0] = 48;
+        let parameter = 0_i32;
+        let cores_size = size_of_val(&cores);
+        let (read, write) = (cores.as_mut_ptr(), cores.as_ptr());
+        let (attributes, parameter) = (attributes.as_ptr(), &raw const parameter);
+        // SAFETY: each pointer is to memory of this function and as large as the call takes it;
+        // null pointers tell the kernel that nothing is set and nothing is asked for.
+        unsafe {
+            libc::syscall(libc::SYS_sched_getaffinity, 0, cores_size, read);
+            [
+                (
+                    "prlimit64",
+                    libc::syscall(libc::SYS_prlimit64, id, libc::RLIMIT_NOFILE, 0, 0),
+                ),
+                (
+                    "sched_setscheduler",
+                    libc::syscall(libc::SYS_sched_setscheduler, id, 0, parameter),
+                ),
+                (
+                    "sched_setparam",
+                    libc::syscall(libc::SYS_sched_setparam, id, parameter),
+                ),
+                (
+                    "sched_setattr",
+                    libc::syscall(libc::SYS_sched_setattr, id, attributes, 0),
+                ),
+                (
+                    "sched_setaffinity",
+                    libc::syscall(libc::SYS_sched_setaffinity, id, cores_size, write),
+                ),
+                (
+                    "setpriority",
+                    libc::syscall(libc::SYS_setpriority, 0, id, 0),
+                ),
+                ("ioprio_set", libc::syscall(libc::SYS_ioprio_set, 1, id, 0)),
+                (
+                    "move_pages",
+                    libc::syscall(libc::SYS_move_pages, id, 0, 0, 0, 0, 0),
+                ),
+            ]
+            .into()
+        }
+    }
+
+    /// Threads that live until the sender is dropped, and their ids.
+    fn helpers() -> (Vec<std::sync::mpsc::Sender<()>>, Receiver<i64>) {
+        let (ids, received) = channel();
+        let ends = (0..3).map(|_| {
+            let (end, ended) = channel::<()>();
+            let ids = ids.clone();
+            std::thread::spawn(move || {
+                ids.send(thread_id()).unwrap();
+                ended.recv().unwrap_err();
+            });
+            end
+        });
+        (ends.collect(), received)
+    }
 
     #[test]
     fn the_filter_compiles_and_fits_the_kernel_s_limit() {
         // BPF_MAXINSNS of the kernel.
-        assert!(program().unwrap().len() <= 4096);
+        assert!(program(9).unwrap().len() <= 4096);
     }
 
     #[test]
     fn ordinary_programs_run_under_it() {
         let output = std::thread::spawn(|| {
-            confine().unwrap();
+            confine_alone(4);
             Command::new("sh")
                 .args(["-c", "echo $((6 * 7))"])
                 .output()
@@ -162,33 +256,59 @@ mod tests {
     #[test]
     fn what_reaches_into_other_processes_is_refused() {
         let refused = std::thread::spawn(|| {
-            confine().unwrap();
+            confine_alone(4);
             // SAFETY: all of these fail before they touch memory; null pointers are never read.
             unsafe {
                 [
                     libc::syscall(libc::SYS_ptrace, libc::PTRACE_ATTACH, 1, 0, 0),
                     libc::syscall(libc::SYS_prlimit64, 1, libc::RLIMIT_NOFILE, 0, 0),
+                    libc::syscall(libc::SYS_pidfd_open, 1, 0),
                     libc::syscall(libc::SYS_setpriority, 2, 0, 19),
+                    libc::syscall(libc::SYS_ioprio_set, 3, 0, 0),
                     libc::syscall(libc::SYS_socket, libc::AF_VSOCK, libc::SOCK_STREAM, 0),
                     libc::syscall(libc::SYS_io_uring_setup, 1, 0),
                 ]
             }
         });
-        assert_eq!(refused.join().unwrap(), [-1; 5]);
+        assert_eq!(refused.join().unwrap(), [-1; 7]);
     }
 
     #[test]
-    fn a_program_may_still_change_its_own_limits_and_priority() {
-        let allowed = std::thread::spawn(|| {
-            confine().unwrap();
-            // SAFETY: null pointers tell the kernel that nothing is set and nothing is asked for.
-            unsafe {
-                [
-                    libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, 0),
-                    libc::syscall(libc::SYS_setpriority, 0, 0, 0),
-                ]
+    fn no_thread_of_the_process_that_made_the_filter_can_be_reached() {
+        let (_ends, ids) = helpers();
+        let helpers: Vec<i64> = ids.iter().take(3).collect();
+        let own = i64::from(std::process::id());
+        let threads = [&[own], &*helpers].concat();
+        for &id in &threads {
+            for (call, result) in reach(id) {
+                assert_eq!(result, 0, "{call} of {id} without a filter");
+            }
+        }
+        let highest = highest_own_thread().unwrap();
+        assert!(threads.iter().all(|&id| id <= highest.cast_signed()));
+        let confined = std::thread::spawn(move || {
+            confine_alone(highest);
+            for id in threads {
+                for (call, result) in reach(id) {
+                    assert_eq!(result, -1, "{call} of {id}");
+                }
             }
         });
-        assert_eq!(allowed.join().unwrap(), [0; 2]);
+        confined.join().unwrap();
+    }
+
+    #[test]
+    fn a_program_may_still_change_itself_and_its_threads() {
+        let allowed = std::thread::spawn(|| {
+            confine_alone(4);
+            let (_ends, ids) = helpers();
+            let helpers = ids.iter().take(3);
+            for id in [0, thread_id()].into_iter().chain(helpers) {
+                for (call, result) in reach(id) {
+                    assert_eq!(result, 0, "{call} of {id}");
+                }
+            }
+        });
+        allowed.join().unwrap();
     }
 }

@@ -23,6 +23,8 @@ const MAX_SEARCHED: usize = 256;
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 /// Added to PID 1's own score, so that the kernel ends the task before it ends PID 1.
 const SCORE_ABOVE_OURS: i32 = 500;
+/// The score of what the kernel never ends, which is too good for a process that a task can fill.
+const NO_VICTIM: i32 = -1000;
 
 /// A started program and our ends of its pipes.
 #[derive(Debug)]
@@ -136,14 +138,30 @@ impl ScoreFile {
             .write(true)
             .open("/proc/self/oom_score_adj")
             .ok()?;
-        let mut own = String::new();
-        file.read_to_string(&mut own).ok()?;
-        let child = own.trim().parse::<i32>().ok()? + SCORE_ABOVE_OURS;
+        let mut given = String::new();
+        file.read_to_string(&mut given).ok()?;
+        let given = given.trim().parse::<i32>().ok()?;
+        let own = Self::lower(&file, given);
         Some(Self {
             file,
-            own,
-            child: child.min(1000).to_string(),
+            own: own.to_string(),
+            child: given.saturating_add(SCORE_ABOVE_OURS).min(1000).to_string(),
         })
+    }
+
+    /// Takes the lowest score that the kernel lets PID 1 have, and tells it. Where the engine could
+    /// not set a lower bound, programs may go below the score that it gave, and must not come to
+    /// lie below PID 1.
+    fn lower(file: &File, given: i32) -> i32 {
+        let (mut refused, mut own) = (NO_VICTIM, given);
+        while own - refused > 1 {
+            let between = refused.midpoint(own);
+            match (&*file).write_all(between.to_string().as_bytes()) {
+                Ok(()) => own = between,
+                Err(_) => refused = between,
+            }
+        }
+        own
     }
 
     /// Best effort: a sandbox works without it, the kernel may only choose a worse victim.

@@ -1,9 +1,10 @@
-//! Folders of a task packed as a tar stream, in a stable order and with neutral owners.
+//! Folders of a task packed as a tar stream, in a stable order and for one owner.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use forge_core::UserId;
 use tokio::io::DuplexStream;
 use tokio_util::io::SyncIoBridge;
 
@@ -14,6 +15,8 @@ pub(crate) struct Member {
     pub root: PathBuf,
     /// Its name in the archive.
     pub name: &'static str,
+    /// Whose its files are, for those who unpack it as root.
+    pub owner: UserId,
 }
 
 /// Bytes under way between packing and sending.
@@ -29,7 +32,7 @@ pub(crate) fn pack(
         let mut builder = tar::Builder::new(io::BufWriter::with_capacity(256 * 1024, bridge));
         builder.follow_symlinks(false);
         for member in &members {
-            append(&mut builder, &member.root, Path::new(member.name))?;
+            append(&mut builder, member)?;
         }
         builder
             .into_inner()?
@@ -40,14 +43,30 @@ pub(crate) fn pack(
     (reader, packing)
 }
 
-fn append<W: io::Write>(builder: &mut tar::Builder<W>, root: &Path, name: &Path) -> io::Result<()> {
+/// An archive of one empty folder.
+pub(crate) fn folder(name: &str, owner: UserId) -> io::Result<Vec<u8>> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_size(0);
+    header.set_mode(0o755);
+    header.set_mtime(0);
+    header.set_uid(owner.uid().into());
+    header.set_gid(owner.gid().into());
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_data(&mut header, name, io::empty())?;
+    builder.into_inner()
+}
+
+fn append<W: io::Write>(builder: &mut tar::Builder<W>, member: &Member) -> io::Result<()> {
     // Folders still to be visited; a stack of our own, since trees may be deep.
-    let mut pending = vec![(root.to_owned(), name.to_owned())];
+    let mut pending = vec![(member.root.clone(), PathBuf::from(member.name))];
     while let Some((path, name)) = pending.pop() {
         let metadata = fs::symlink_metadata(&path)?;
         let mut header = tar::Header::new_gnu();
         header.set_metadata_in_mode(&metadata, tar::HeaderMode::Deterministic);
         header.set_mtime(0);
+        header.set_uid(member.owner.uid().into());
+        header.set_gid(member.owner.gid().into());
         if metadata.is_dir() {
             builder.append_data(&mut header, &name, io::empty())?;
             let mut children = fs::read_dir(&path)?.collect::<io::Result<Vec<fs::DirEntry>>>()?;
@@ -84,6 +103,7 @@ mod tests {
             let members = vec![Member {
                 root: folder.path().to_owned(),
                 name: "src",
+                owner: UserId::for_slot(3),
             }];
             let (mut stream, packing) = pack(members);
             let mut bytes = Vec::new();
@@ -96,7 +116,11 @@ mod tests {
         let names: Vec<_> = archive
             .entries()
             .unwrap()
-            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .map(|entry| {
+                let entry = entry.unwrap();
+                assert_eq!(entry.header().uid().unwrap(), 200_003);
+                entry.path().unwrap().display().to_string()
+            })
             .collect();
         assert_eq!(
             names,
@@ -109,6 +133,7 @@ mod tests {
         let (mut stream, packing) = pack(vec![Member {
             root: "/nonexistent/folder".into(),
             name: "src",
+            owner: UserId::for_slot(3),
         }]);
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();

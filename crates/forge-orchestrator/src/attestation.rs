@@ -1,5 +1,6 @@
 //! Compares what a sandbox says about its confinement with what was asked for.
 
+use forge_core::sandbox::{SPECIFICATION, TESTS};
 use forge_core::{Attestation, Failure, Profile, Reason, SandboxSpec};
 
 /// Mount points that a sandbox may write to.
@@ -56,6 +57,16 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
             .iter()
             .filter(allowed)
             .map(|mount| format!("writable {mount}")),
+    );
+    // That a place is not among the writable mounts says nothing: it may be no mount at all.
+    let sealed = [SPECIFICATION]
+        .into_iter()
+        .chain(spec.tests.then_some(TESTS));
+    let attested = &attestation.read_only_mounts;
+    missing.extend(
+        sealed
+            .filter(|place| !attested.iter().any(|mount| mount == place))
+            .map(|place| format!("{place} is not read-only")),
     );
     if missing.is_empty() {
         return Ok(());
@@ -122,7 +133,9 @@ mod tests {
             },
             role: Role::Task,
             workspace: id,
+            tests: true,
             limits,
+            cores: Vec::new(),
             profile: Profile::Run,
             network: None,
             runtime: None,
@@ -143,6 +156,7 @@ mod tests {
             interfaces: vec!["lo".into()],
             routes: 0,
             writable_mounts: vec!["/workspace".into(), "/tmp".into()],
+            read_only_mounts: vec![SPECIFICATION.into(), TESTS.into()],
             read_only_root: true,
             vsock_refused: true,
             metadata_unreachable: true,
@@ -156,7 +170,7 @@ mod tests {
     fn every_difference_fails_the_task() {
         assert_eq!(check(&sandbox_spec(), &confined()), Ok(()));
         type Change = fn(&mut Attestation);
-        let cases: [(Change, Reason); 12] = [
+        let cases: [(Change, Reason); 14] = [
             (
                 |found| found.vsock_refused = false,
                 Reason::NetworkPolicyUnavailable,
@@ -193,6 +207,14 @@ mod tests {
                 |found| found.writable_mounts.push("/etc".into()),
                 Reason::HardeningUnavailable,
             ),
+            (
+                |found| found.read_only_mounts.retain(|mount| mount != TESTS),
+                Reason::HardeningUnavailable,
+            ),
+            (
+                |found| found.read_only_mounts.retain(|mount| mount == TESTS),
+                Reason::HardeningUnavailable,
+            ),
         ];
         for (change, reason) in cases {
             let mut found = confined();
@@ -203,6 +225,17 @@ mod tests {
                 "{found:?}"
             );
         }
+    }
+
+    #[test]
+    fn tests_elsewhere_than_in_their_place_are_as_good_as_writable() {
+        let mut found = confined();
+        found.read_only_mounts = vec![SPECIFICATION.into(), "/workspace/elsewhere".into()];
+        let error = check(&sandbox_spec(), &found).unwrap_err();
+        assert!(error.message.contains(TESTS), "{}", error.message);
+        let mut without = sandbox_spec();
+        without.tests = false;
+        assert_eq!(check(&without, &found), Ok(()));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use forge_core::{CleanupPolicy, Outcome, SandboxId};
+use forge_core::ownership::keys;
+use forge_core::{CleanupPolicy, Outcome, OwnerId, SandboxId};
 use forge_engine::{Engine, EngineError, FoundObject, ObjectKind, PreparedImage};
 
+use crate::attempt::SETUP;
 use crate::failure;
 
 /// An engine that does not answer for this long is left to `gc`.
@@ -23,6 +25,7 @@ pub(crate) const fn wanted(policy: &CleanupPolicy, outcome: &Outcome) -> bool {
 /// Removes sandboxes, workspace and the image of what setup changed; returns what is left, for a person.
 pub(crate) async fn remove_all(
     engine: &dyn Engine,
+    owner: &OwnerId,
     sandboxes: &[SandboxId],
     workspace: Option<&SandboxId>,
     snapshot: Option<&PreparedImage>,
@@ -54,8 +57,29 @@ pub(crate) async fn remove_all(
         if let Err(why) = bounded(engine.remove(&object)).await {
             left.push(format!("image {} is left for gc: {why}", image.runnable));
         }
+    } else if let Some(setup) = workspace.map(|id| id.with_part(SETUP))
+        && sandboxes.contains(&setup)
+        && let Err(why) = bounded(remove_unreported(engine, owner, &setup)).await
+    {
+        left.push(format!("an image of {setup} may be left for gc: {why}"));
     }
     left
+}
+
+/// Removes images of what a sandbox changed that nobody was told of: the engine made them, and the
+/// answer was lost, or whoever waited for it is gone.
+async fn remove_unreported(
+    engine: &dyn Engine,
+    owner: &OwnerId,
+    sandbox: &SandboxId,
+) -> Result<(), EngineError> {
+    for object in engine.list(Some(owner)).await? {
+        let of_sandbox = object.label(keys::SANDBOX) == Some(sandbox.as_str());
+        if object.kind == ObjectKind::Image && of_sandbox {
+            engine.remove(&object).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn bounded(removal: impl Future<Output = Result<(), EngineError>>) -> Result<(), String> {

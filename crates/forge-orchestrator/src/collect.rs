@@ -4,6 +4,7 @@
 //! target folder can lead out of it.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -13,11 +14,14 @@ use forge_wire::message::TransferLimits;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::SyncIoBridge;
 
-/// Most bytes kept of one collected path.
+use crate::redact::Mask;
+
+/// Most bytes kept of one attempt. Files are kept at their full length: a hole counts as what it
+/// stands for.
 pub const MAX_BYTES: u64 = 1024 * 1024 * 1024;
-/// Most entries taken of one collected path, kept or not.
+/// Most entries taken of one attempt, kept or not.
 pub const MAX_ENTRIES: u64 = 50_000;
-/// Most bytes of names kept of one collected path, counted as [`show`] writes them: names are held
+/// Most bytes of names kept of one attempt, counted as [`show`] writes them: names are held
 /// in memory and are part of the report, and empty files can have long ones.
 pub const MAX_NAME_BYTES: u64 = 4 * 1024 * 1024;
 /// Most bytes of the stream between the contents of two files. The archive reader holds these in
@@ -45,6 +49,8 @@ pub(crate) struct Collected {
     pub notes: Vec<String>,
     /// Entries of the stream, kept or not.
     entries: u64,
+    /// What was taken of the attempt's paths so far, this one included.
+    taken: Taken,
 }
 
 /// Why nothing, or not everything, was collected.
@@ -58,15 +64,18 @@ pub(crate) enum CollectError {
     Interrupted,
 }
 
-/// Copies `source` of the sandbox to `target`. What was stored before an error is given as well.
+/// Copies `source` of the sandbox to `target`, names without the secrets of `mask`. What was stored
+/// before an error is given as well. `taken` is what the paths before it took.
 pub(crate) async fn collect(
     sandbox: &dyn Sandbox,
     source: &str,
     target: &Path,
+    mask: Mask,
+    taken: &mut Taken,
 ) -> (Collected, Result<(), CollectError>) {
     let limits = TransferLimits {
-        bytes: MAX_BYTES,
-        entries: MAX_ENTRIES,
+        bytes: MAX_BYTES.saturating_sub(taken.bytes),
+        entries: MAX_ENTRIES.saturating_sub(taken.entries),
     };
     let mut download = match sandbox.get(source, limits).await {
         Ok(download) => download,
@@ -75,9 +84,13 @@ pub(crate) async fn collect(
     let (mut writer, reader) = tokio::io::duplex(1024 * 1024);
     let folder = target.to_owned();
     let bridge = SyncIoBridge::new(reader);
+    let before = *taken;
     let storing = tokio::task::spawn_blocking(move || {
-        let mut collected = Collected::default();
-        let stored = store(bridge, &folder, &mut collected)
+        let mut collected = Collected {
+            taken: before,
+            ..Collected::default()
+        };
+        let stored = store(bridge, &folder, &mask, &mut collected)
             .and_then(|()| lift_single_file(&folder, &mut collected));
         (collected, stored)
     });
@@ -92,6 +105,9 @@ pub(crate) async fn collect(
         download.finish().await.map(|_| ())
     };
     let (fed, stored) = tokio::join!(feeding, storing);
+    if let Ok((collected, _)) = &stored {
+        *taken = collected.taken;
+    }
     match (fed, stored) {
         (_, Err(_)) => (Collected::default(), Err(CollectError::Interrupted)),
         // The sandbox's own error explains a stream that broke off better than the broken stream.
@@ -117,9 +133,14 @@ fn lift_single_file(target: &Path, collected: &mut Collected) -> io::Result<()> 
     Ok(())
 }
 
-fn store(stream: impl Read, target: &Path, collected: &mut Collected) -> io::Result<()> {
+fn store(
+    stream: impl Read,
+    target: &Path,
+    mask: &Mask,
+    collected: &mut Collected,
+) -> io::Result<()> {
     let mut left_out = LeftOut::default();
-    let stored = store_entries(stream, target, collected, &mut left_out);
+    let stored = store_entries(stream, target, mask, collected, &mut left_out);
     // A stream that broke off has left out entries as well.
     collected.notes.extend(left_out.notes());
     stored
@@ -128,6 +149,7 @@ fn store(stream: impl Read, target: &Path, collected: &mut Collected) -> io::Res
 fn store_entries(
     stream: impl Read,
     target: &Path,
+    mask: &Mask,
     collected: &mut Collected,
     left_out: &mut LeftOut,
 ) -> io::Result<()> {
@@ -137,7 +159,7 @@ fn store_entries(
         stream,
         allowance: &allowance,
     });
-    let mut taken = Taken::default();
+    let mut names = Names::new(mask);
     for entry in archive.entries()? {
         let mut entry = entry?;
         allowance.set(u64::MAX);
@@ -148,11 +170,12 @@ fn store_entries(
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         collected.entries += 1;
-        let path = entry.path()?.into_owned();
-        let relative = inside(&path);
+        let named = entry.path()?.into_owned();
+        let path = names.shown(&named, kind.is_file());
+        let relative = inside(&named).and_then(|_| inside(&path));
         let kept = relative.filter(|_| kind.is_dir() || kind.is_file());
         let size = if kind.is_file() { entry.size() } else { 0 };
-        if let Some(limit) = taken.exceeded_by(kept.as_deref(), size) {
+        if let Some(limit) = collected.taken.exceeded_by(kept.as_deref(), size) {
             left_out.rest = Some(limit);
             break;
         }
@@ -167,7 +190,7 @@ fn store_entries(
                     size_bytes,
                 });
             }
-            None if inside(&path).is_none() => left_out.outside.add(&path),
+            None if inside(&named).is_none() => left_out.outside.add(&path),
             None => left_out.not_regular.add(&path),
         }
         // What is left of an entry must not count as part of the next one's header.
@@ -178,6 +201,41 @@ fn store_entries(
     // The rest of the stream is padding or not wanted; reading it lets the sender finish.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(())
+}
+
+/// Names without secrets.
+struct Names<'a> {
+    mask: &'a Mask,
+    /// How many files have each name that is not their own.
+    given: HashMap<PathBuf, u64>,
+}
+
+impl<'a> Names<'a> {
+    fn new(mask: &'a Mask) -> Self {
+        Self {
+            mask,
+            given: HashMap::new(),
+        }
+    }
+
+    /// The name by which an entry is kept and told of. Files that differ in a secret only are
+    /// numbered.
+    fn shown(&mut self, named: &Path, is_file: bool) -> PathBuf {
+        let masked = self.mask.path(named);
+        if !is_file || masked == named {
+            return masked;
+        }
+        let number = self.given.entry(masked.clone()).or_default();
+        *number += 1;
+        match *number {
+            1 => masked,
+            number => {
+                let mut numbered = masked.into_os_string();
+                numbered.push(format!("-{number}"));
+                numbered.into()
+            }
+        }
+    }
 }
 
 /// A stream of which only so many bytes may be read.
@@ -200,31 +258,33 @@ impl<R: Read> Read for Metered<'_, R> {
     }
 }
 
-/// How much of a stream was taken. The sandbox is asked to keep to the limits, but not trusted to.
-#[derive(Default)]
-struct Taken {
+/// How much was taken of the paths of an attempt. The sandbox is asked to keep to the limits, but
+/// not trusted to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Taken {
     entries: u64,
     bytes: u64,
     name_bytes: u64,
 }
 
 impl Taken {
-    /// Counts an entry; gives the limit that it is over.
+    /// Counts an entry; gives the limit that it would go over, and then it is not taken.
     fn exceeded_by(&mut self, kept: Option<&Path>, size: u64) -> Option<&'static str> {
-        self.entries += 1;
+        let mut with = *self;
+        with.entries += 1;
         if let Some(name) = kept {
-            self.bytes = self.bytes.saturating_add(size);
-            self.name_bytes += show(name).len() as u64;
+            with.bytes = with.bytes.saturating_add(size);
+            with.name_bytes += show(name).len() as u64;
         }
-        if self.entries > MAX_ENTRIES {
-            Some("50000 files and folders")
-        } else if self.bytes > MAX_BYTES {
-            Some("1 GiB")
-        } else if self.name_bytes > MAX_NAME_BYTES {
-            Some("4 MiB of names")
-        } else {
-            None
+        if with.entries > MAX_ENTRIES {
+            return Some("50000 files and folders");
+        } else if with.bytes > MAX_BYTES {
+            return Some("1 GiB");
+        } else if with.name_bytes > MAX_NAME_BYTES {
+            return Some("4 MiB of names");
         }
+        *self = with;
+        None
     }
 }
 
@@ -367,7 +427,7 @@ mod tests {
             ("pipe", tar::EntryType::Fifo, b""),
         ]);
         let mut collected = Collected::default();
-        store(bytes.as_slice(), &target, &mut collected).unwrap();
+        store(bytes.as_slice(), &target, &Mask::default(), &mut collected).unwrap();
         let kept: Vec<_> = collected.kept.iter().map(|kept| show(&kept.path)).collect();
         assert_eq!(
             kept,
@@ -400,7 +460,7 @@ mod tests {
         let bytes = builder.into_inner().unwrap();
         let mut stream = bytes.as_slice();
         let mut collected = Collected::default();
-        store(&mut stream, folder.path(), &mut collected).unwrap();
+        store(&mut stream, folder.path(), &Mask::default(), &mut collected).unwrap();
         assert!(stream.is_empty(), "the sender can finish");
         let names = collected.kept.iter().map(|kept| show(&kept.path).len());
         assert!(names.sum::<usize>() as u64 <= MAX_NAME_BYTES);
@@ -419,13 +479,25 @@ mod tests {
         header.set_size(MAX_BYTES + 1);
         header.set_cksum();
         let mut collected = Collected::default();
-        store(&header.as_bytes()[..], folder.path(), &mut collected).unwrap();
+        store(
+            &header.as_bytes()[..],
+            folder.path(),
+            &Mask::default(),
+            &mut collected,
+        )
+        .unwrap();
         assert_eq!(collected.notes, ["the rest was left out: more than 1 GiB"]);
 
         let one = ("l", tar::EntryType::Symlink, &b""[..]);
         let bytes = archive(&vec![one; 50_001]);
         let mut collected = Collected::default();
-        store(bytes.as_slice(), folder.path(), &mut collected).unwrap();
+        store(
+            bytes.as_slice(),
+            folder.path(),
+            &Mask::default(),
+            &mut collected,
+        )
+        .unwrap();
         assert_eq!(
             collected.notes,
             [
@@ -437,6 +509,27 @@ mod tests {
     }
 
     #[test]
+    fn what_one_path_takes_is_not_there_for_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = archive(&[("result.txt", tar::EntryType::Regular, b"12345678")]);
+        let mut collected = Collected::default();
+        collected.taken.bytes = MAX_BYTES - 10;
+        for name in ["first", "second"] {
+            let target = folder.path().join(name);
+            store(bytes.as_slice(), &target, &Mask::default(), &mut collected).unwrap();
+        }
+        assert!(folder.path().join("first/result.txt").exists());
+        assert!(!folder.path().join("second").exists());
+        assert_eq!(collected.notes, ["the rest was left out: more than 1 GiB"]);
+        // What did not fit takes nothing from what does.
+        assert_eq!(collected.taken.bytes, MAX_BYTES - 2);
+        let small = archive(&[("small", tar::EntryType::Regular, b"1")]);
+        let target = folder.path().join("third");
+        store(small.as_slice(), &target, &Mask::default(), &mut collected).unwrap();
+        assert!(target.join("small").exists());
+    }
+
+    #[test]
     fn a_name_that_never_ends_is_not_read_into_memory() {
         let folder = tempfile::tempdir().unwrap();
         let mut header = tar::Header::new_gnu();
@@ -445,7 +538,7 @@ mod tests {
         header.set_cksum();
         let stream = header.as_bytes().chain(io::repeat(b'a'));
         let mut collected = Collected::default();
-        store(stream, folder.path(), &mut collected).unwrap_err();
+        store(stream, folder.path(), &Mask::default(), &mut collected).unwrap_err();
         assert_eq!(collected.entries, 0);
     }
 
@@ -455,7 +548,7 @@ mod tests {
         let target = folder.path().join("src/y");
         let bytes = archive(&[("y", tar::EntryType::Regular, b"why")]);
         let mut collected = Collected::default();
-        store(bytes.as_slice(), &target, &mut collected).unwrap();
+        store(bytes.as_slice(), &target, &Mask::default(), &mut collected).unwrap();
         lift_single_file(&target, &mut collected).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"why");
         assert_eq!(collected.kept[0].path, Path::new(""));
@@ -469,8 +562,32 @@ mod tests {
         let bytes = archive(&[("a", file, b"first"), ("b", file, &[0; 4096])]);
         let mut collected = Collected::default();
         let cut = &bytes[..2048];
-        store(cut, folder.path(), &mut collected).unwrap_err();
+        store(cut, folder.path(), &Mask::default(), &mut collected).unwrap_err();
         assert_eq!(collected.kept.len(), 1);
+    }
+
+    #[test]
+    fn names_are_kept_without_secrets_and_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = tar::EntryType::Regular;
+        let bytes = archive(&[
+            ("hunter22/a", file, b"1"),
+            ("hunter22.txt", file, b"2"),
+            ("hunter22hunter22", file, b"3"),
+            ("b-Key99", file, b"4"),
+            ("b-hunter22", file, b"5"),
+            ("hunter22-link", tar::EntryType::Symlink, b""),
+        ]);
+        let mask = Mask::new(["hunter22", "Key99"]);
+        let mut collected = Collected::default();
+        store(bytes.as_slice(), folder.path(), &mask, &mut collected).unwrap();
+        let kept: Vec<_> = collected.kept.iter().map(|kept| show(&kept.path)).collect();
+        assert_eq!(kept, ["***/a", "***.txt", "******", "b-***", "b-***-2"]);
+        assert_eq!(fs::read(folder.path().join("b-***-2")).unwrap(), b"5");
+        assert_eq!(
+            collected.notes,
+            ["***-link was left out because it is not a regular file"]
+        );
     }
 
     #[test]

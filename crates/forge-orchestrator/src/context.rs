@@ -11,6 +11,7 @@ use crate::agent::Agent;
 use crate::events::EventSink;
 use crate::layout::RunLayout;
 use crate::operator::Operator;
+use crate::placement::Placement;
 
 /// Asks a run to end: what waits never starts, what runs is ended and cleaned up.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +46,8 @@ pub(crate) struct Context {
     pub layout: RunLayout,
     /// Cores of the engine's machine.
     pub cores: u64,
+    /// Which of them are promised.
+    pub placement: Arc<Placement>,
     /// What the operator decides.
     pub operator: Arc<dyn Operator>,
     /// Keep containers and volumes for inspection.

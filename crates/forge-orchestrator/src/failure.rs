@@ -14,6 +14,7 @@ pub(crate) fn from_engine(error: &EngineError) -> Failure {
         (EngineErrorKind::Unsupported, Operation::CreateWorkspace | Operation::Create) => {
             Reason::HardeningUnavailable
         }
+        (EngineErrorKind::Oversized, _) => Reason::DiskFull,
         (EngineErrorKind::Unavailable, _) => Reason::EngineUnavailable,
         (EngineErrorKind::Lost | EngineErrorKind::NotFound, _) => Reason::Lost,
         _ => Reason::EngineError,
@@ -21,15 +22,40 @@ pub(crate) fn from_engine(error: &EngineError) -> Failure {
     Failure::new(reason, chain(error))
 }
 
-/// An error with everything underneath it, on one line.
+/// An error with everything underneath it, on one line; what an error already says of its cause is
+/// not said twice.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_the_text_ends_with_is_not_repeated() {
+        let cause = std::io::Error::from_raw_os_error(2);
+        let said = cause.to_string();
+        let kind = EngineErrorKind::Internal;
+        let of = |message: &str, cause| {
+            EngineError::new(kind, Operation::CreateWorkspace, "/pool", message).with_source(cause)
+        };
+        let inner = of(&format!("/pool: {said}"), cause);
+        let outer = EngineError::new(kind, Operation::Create, "", inner.message.clone());
+        let told = chain(&outer.with_source(inner));
+        assert_eq!(told.matches(&said).count(), 2, "{told}");
+        let plain = chain(&of("it failed", std::io::Error::from_raw_os_error(2)));
+        assert!(plain.ends_with(&format!("it failed: {said}")), "{plain}");
+    }
 }

@@ -22,6 +22,7 @@ pub mod junit;
 pub mod layout;
 pub mod operator;
 mod phase;
+mod placement;
 mod redact;
 pub mod report;
 pub mod run;

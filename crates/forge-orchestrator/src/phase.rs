@@ -1,6 +1,5 @@
 //! One phase: its command runs, its output goes to its log, its deadline holds.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,8 +15,7 @@ use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::context::Cancellation;
 use crate::failure;
-use crate::operator::SecretValue;
-use crate::redact::Redactor;
+use crate::redact::{Mask, Redactor};
 
 /// The sandbox ends a phase at its deadline by itself. It is given this much longer before it is
 /// taken to be stuck.
@@ -28,7 +26,7 @@ pub(crate) struct PhaseCommand<'a> {
     pub command: &'a CommandLine,
     pub env: Vec<(String, String)>,
     /// What must not be written down.
-    pub secrets: &'a BTreeMap<String, SecretValue>,
+    pub secrets: &'a Mask,
     pub timeout: Duration,
     pub limits: &'a Limits,
     pub log: &'a Path,
@@ -57,7 +55,7 @@ pub(crate) async fn run(
     let mut log = match create_log(phase.log).await {
         Ok(file) => Log {
             file,
-            redactor: Redactor::new(phase.secrets.values().map(SecretValue::expose)),
+            redactor: phase.secrets.stream(),
         },
         Err(error) => return PhaseEnd::LogFailed(error),
     };

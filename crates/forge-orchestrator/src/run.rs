@@ -24,6 +24,7 @@ use crate::context::{Cancellation, Context, Job};
 use crate::events::{EventSink, RunEvent};
 use crate::layout::RunLayout;
 use crate::operator::Operator;
+use crate::placement::Placement;
 use crate::report::{self, ReportError};
 use crate::{failure, holder};
 
@@ -131,6 +132,7 @@ impl Orchestrator {
             holder,
             layout: layout.clone(),
             cores: engine.cores,
+            placement: Placement::new(engine.cores, u64::from(first_slot(&options.run))),
             operator: Arc::clone(&options.operator),
             keep: options.keep,
             first_slot: first_slot(&options.run),

@@ -1,6 +1,6 @@
 //! What the end of a phase means for the attempt.
 
-use forge_core::{Deadline, Ending, ExitReport, Failure, Outcome, PhaseName, Reason};
+use forge_core::{Cause, Deadline, Ending, ExitReport, Failure, Outcome, PhaseName, Reason};
 
 /// The signal for a file that grew past its limit, on every architecture of Linux but MIPS.
 const SIGXFSZ: i32 = 25;
@@ -15,6 +15,9 @@ const SHELL_SIGXFSZ: i32 = 128 + SIGXFSZ;
 pub fn judge(phase: PhaseName, report: &ExitReport, disk_full: bool) -> Option<Outcome> {
     let failure = match report.ending {
         Ending::Exited(0) => return None,
+        Ending::RootFull | Ending::EngineDiskFull | Ending::WorkspaceFailed => {
+            beside_the_workspace(phase, &report.ending)
+        }
         Ending::DeadlineExceeded => {
             return Some(Outcome::Timeout(match phase {
                 PhaseName::Setup => Deadline::Setup,
@@ -76,6 +79,48 @@ pub fn judge(phase: PhaseName, report: &ExitReport, disk_full: bool) -> Option<O
         ),
     };
     Some(Outcome::Failed(failure))
+}
+
+/// The outcome of a phase that failed and whose way to its network was lost while it ran: it may have
+/// failed for that alone, so what it came to says nothing about the task.
+#[must_use]
+pub fn without_network(phase: PhaseName, outcome: Outcome) -> Outcome {
+    if outcome.cause() != Some(Cause::Task) {
+        return outcome;
+    }
+    Outcome::Failed(Failure::new(
+        Reason::NetworkPolicyUnavailable,
+        format!(
+            "the egress proxy was lost during {phase}, which then failed: {}",
+            outcome.message()
+        ),
+    ))
+}
+
+/// What came of a file system that is not the workspace's own size: another one, or one below.
+fn beside_the_workspace(phase: PhaseName, ending: &Ending) -> Failure {
+    match ending {
+        Ending::RootFull => Failure::new(
+            Reason::DiskFull,
+            format!(
+                "{phase} wrote more outside of the workspace, into the root file system, than the \
+                 task's disk has"
+            ),
+        ),
+        Ending::EngineDiskFull => Failure::new(
+            Reason::EngineError,
+            format!(
+                "the engine's disk is full: {phase} was ended when only the reserve was left on it"
+            ),
+        ),
+        _ => Failure::new(
+            Reason::EngineError,
+            format!(
+                "the workspace's file system failed during {phase} and takes no more writes: \
+                 probably the engine's disk is full where workspaces are kept"
+            ),
+        ),
+    }
 }
 
 fn ended(ending: &Ending) -> String {
@@ -157,6 +202,17 @@ mod tests {
                 Reason::CommandNotRunnable,
             ),
             (PhaseName::Solve, Ending::Killed, Reason::Cancelled),
+            (PhaseName::Setup, Ending::RootFull, Reason::DiskFull),
+            (
+                PhaseName::Setup,
+                Ending::EngineDiskFull,
+                Reason::EngineError,
+            ),
+            (
+                PhaseName::Verify,
+                Ending::WorkspaceFailed,
+                Reason::EngineError,
+            ),
         ];
         for (phase, ending, expected) in cases {
             assert_eq!(
@@ -165,6 +221,34 @@ mod tests {
                 "{ending:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_failure_names_the_file_system_it_is_about() {
+        let message = |ending| match judge(PhaseName::Setup, &report(ending), false) {
+            Some(Outcome::Failed(failure)) => failure.message,
+            _ => String::new(),
+        };
+        assert!(message(Ending::DiskFull).contains("the workspace grew"));
+        assert!(message(Ending::RootFull).contains("outside of the workspace"));
+        assert!(message(Ending::EngineDiskFull).contains("the engine's disk is full"));
+        assert!(message(Ending::WorkspaceFailed).contains("the engine's disk is full"));
+    }
+
+    #[test]
+    fn a_phase_that_fails_without_its_network_gets_no_verdict() {
+        for ending in [Ending::Exited(1), Ending::DeadlineExceeded] {
+            let judged = judge(PhaseName::Setup, &report(ending), false).unwrap();
+            let outcome = without_network(PhaseName::Setup, judged.clone());
+            assert_eq!(outcome.reason(), Some(Reason::NetworkPolicyUnavailable));
+            assert_eq!(outcome.cause(), Some(Cause::Infrastructure));
+            assert!(outcome.message().ends_with(&judged.message()));
+        }
+        let cancelled = judge(PhaseName::Setup, &report(Ending::Killed), false).unwrap();
+        assert_eq!(
+            without_network(PhaseName::Setup, cancelled.clone()),
+            cancelled
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod judge;
+pub mod placement;
 pub mod queue;
 pub mod reaper;
 pub mod validation;

@@ -12,7 +12,7 @@ pub const PROXY_URL: &str = "http://127.0.0.1:3128";
 const DIRECT: &str = "localhost,127.0.0.1,::1";
 
 /// The same in every sandbox with a network.
-const ALWAYS: [(&str, &str); 19] = [
+const PROXY: [(&str, &str); 7] = [
     ("HTTP_PROXY", PROXY_URL),
     ("HTTPS_PROXY", PROXY_URL),
     ("http_proxy", PROXY_URL),
@@ -21,6 +21,11 @@ const ALWAYS: [(&str, &str); 19] = [
     ("no_proxy", DIRECT),
     // Node's own `fetch` reads the variables above only when it is told to.
     ("NODE_USE_ENV_PROXY", "1"),
+];
+
+/// The same in every sandbox, also in one that reaches nothing: a client that tries for minutes and
+/// then says so only takes the task's time.
+const PATIENCE: [(&str, &str); 12] = [
     // Nobody is there to answer.
     ("PIP_NO_INPUT", "1"),
     ("GIT_TERMINAL_PROMPT", "0"),
@@ -51,6 +56,18 @@ const CERTIFICATE_VARIABLES: [&str; 8] = [
     "CURL_CA_BUNDLE",
 ];
 
+/// The environment of a sandbox that is isolated.
+#[must_use]
+pub fn isolated_environment() -> Vec<(String, String)> {
+    owned(&PATIENCE).collect()
+}
+
+fn owned<'a>(variables: &'a [(&str, &str)]) -> impl Iterator<Item = (String, String)> + 'a {
+    variables
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+}
+
 /// The environment of a sandbox with a network. `certificates` is the path of the operator's
 /// certificate authorities inside it, when there are any.
 ///
@@ -60,10 +77,7 @@ pub fn client_environment(
     registries: &RegistryBook,
     certificates: Option<&str>,
 ) -> Vec<(String, String)> {
-    let mut environment: Vec<(String, String)> = ALWAYS
-        .iter()
-        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let mut environment: Vec<(String, String)> = owned(&PROXY).chain(owned(&PATIENCE)).collect();
     let mut set = |name: &str, value: String| environment.push((name.to_owned(), value));
     if let Some(path) = certificates {
         for name in CERTIFICATE_VARIABLES {
@@ -167,6 +181,23 @@ mod tests {
         assert_eq!(environment["GIT_TERMINAL_PROMPT"], "0");
         assert!(!environment.contains_key("SSL_CERT_FILE"));
         assert!(!environment.contains_key("PIP_INDEX_URL"));
+    }
+
+    #[test]
+    fn a_client_that_reaches_nothing_gives_up_soon_and_is_told_of_no_proxy() {
+        let isolated: BTreeMap<String, String> = isolated_environment().into_iter().collect();
+        let networked = environment(Vec::new(), None);
+        for (name, value) in &isolated {
+            assert_eq!(networked.get(name), Some(value), "{name}");
+        }
+        for name in ["PIP_RETRIES", "npm_config_fetch_retries", "CARGO_NET_RETRY"] {
+            assert_eq!(isolated[name], "1");
+        }
+        assert!(
+            !isolated
+                .keys()
+                .any(|name| name.to_lowercase().contains("proxy"))
+        );
     }
 
     #[test]

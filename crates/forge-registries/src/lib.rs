@@ -9,7 +9,8 @@
 //! * [`RegistryBook`]: what was found, kept in a file, with what the operator set in its place.
 //! * [`up_to_date`]: the book with everything in it that is due.
 //! * [`policy_for`]: what the egress proxy is told for a phase.
-//! * [`client_environment`], [`cargo_config`]: what makes the clients in a sandbox use the same.
+//! * [`client_environment`], [`cargo_config`]: what makes the clients in a sandbox use the same;
+//!   [`isolated_environment`]: what makes those give up soon that can reach nothing.
 
 mod addresses;
 mod book;
@@ -27,7 +28,7 @@ pub use book::{AcceptedAddress, BOOK_FILE, BookError, HostAddresses, Registry, R
 pub use certificates::{CaBundle, find_ca_bundle};
 pub use clients::{Clients, HostClients, Output, Place};
 pub use discover::{DiscoverError, Found, Wanted, discover};
-pub use environment::{PROXY_URL, cargo_config, client_environment};
+pub use environment::{PROXY_URL, cargo_config, client_environment, isolated_environment};
 pub use fetch::{Fetch, FetchError, Page};
 pub use forge_config::Group;
 pub use http::HttpFetch;

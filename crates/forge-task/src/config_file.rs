@@ -1,21 +1,18 @@
 //! `.swe-forge/config.yaml`: how a task is executed.
 
+use forge_document::{Decoder, Diagnostic, Fields, Located, Most, Problem, Value, optional};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use forge_core::limits::MEBIBYTE;
 use forge_core::{LimitCeiling, NetworkLevel, PhaseName};
 
-use crate::decode::{Decoder, Fields, Located, Most};
-use crate::diagnostic::{Diagnostic, Problem};
 use crate::format::{
     CleanupFields, ConfigFile, EnvField, NetworkFields, ResourceFields, UserField,
 };
 use crate::host::allow_entry;
 use crate::limits::{LEAST_CORES, LEAST_DISK_GB, LEAST_MEMORY_MB};
-use crate::task_file::optional;
 use crate::text;
-use crate::tree::Value;
 use crate::yaml_tree;
 
 /// Longest life of a container: whatever a task says, everything of it is gone after a day.
@@ -34,8 +31,11 @@ pub(crate) const CONFIG_FIELDS: &[&str] = &[
 ];
 pub(crate) const NETWORK_FIELDS: &[&str] = &["setup", "solve", "verify", "allow"];
 const SECRET_FIELDS: &[&str] = &["secret", "phases"];
-/// Entries of `network.allow`; a task that needs more is asking for `full_web`.
-const MOST_HOSTS: usize = 64;
+/// Entries of `network.allow`; a task that needs more is asking for `full_web`. Each may name a port
+/// that is captured in sandboxes, where up to 128 ports are.
+pub(crate) const MOST_HOSTS: usize = 64;
+/// Entries of `artifacts`; each is a transfer of its own when an attempt has ended.
+const MOST_ARTIFACTS: usize = 64;
 pub(crate) const RESOURCE_FIELDS: &[&str] = &[
     "memory_mb",
     "cpu_cores",
@@ -89,9 +89,7 @@ fn config(
     let env = optional(fields, "env", |field| env(decoder, field));
     let user = optional(fields, "user", |field| user(decoder, field));
     let cleanup = optional(fields, "cleanup", |field| cleanup(decoder, field));
-    let artifacts = optional(fields, "artifacts", |field| {
-        decoder.texts(field, text::relative_path)
-    });
+    let artifacts = optional(fields, "artifacts", |field| artifact_paths(decoder, field));
     let tests_visible = optional(fields, "tests_visible", |field| decoder.boolean(field));
     let artifacts = artifacts?.unwrap_or_default();
     Some(ConfigFile {
@@ -100,7 +98,7 @@ fn config(
         env: env?.unwrap_or_default(),
         user: user?,
         cleanup: cleanup?,
-        artifacts: artifacts.into_iter().map(|(_, path)| path).collect(),
+        artifacts,
         tests_visible: tests_visible?,
     })
 }
@@ -140,12 +138,25 @@ fn allow_list(decoder: &mut Decoder, field: &Located<'_>) -> Option<Vec<String>>
     let entries = decoder.texts(field, |text| allow_entry(text).map(|_| ()))?;
     if entries.len() > MOST_HOSTS {
         let problem = Problem::new(format!("{} hosts", entries.len()))
-            .expecting(format!("at most {MOST_HOSTS}"));
+            .expecting(format!("at most {MOST_HOSTS}"))
+            .hint("name *.example.org for hosts of one domain, or use the level full_web");
         decoder.refuse(field, problem);
         return None;
     }
     let written = entries.iter().map(|(_, text)| text);
     written.map(|text| allow_entry(text).ok()).collect()
+}
+
+fn artifact_paths(decoder: &mut Decoder, field: &Located<'_>) -> Option<Vec<String>> {
+    let paths = decoder.texts(field, text::relative_path)?;
+    if paths.len() > MOST_ARTIFACTS {
+        let problem = Problem::new(format!("{} paths", paths.len()))
+            .expecting(format!("at most {MOST_ARTIFACTS}"))
+            .hint("name a folder to keep everything in it");
+        decoder.refuse(field, problem);
+        return None;
+    }
+    Some(paths.into_iter().map(|(_, path)| path).collect())
 }
 
 fn resources(
@@ -219,6 +230,21 @@ fn env(decoder: &mut Decoder, field: &Located<'_>) -> Option<BTreeMap<String, En
         if let (true, Some(found)) = (named, found) {
             env.insert(member.key.clone(), found);
         }
+    }
+    let bytes: usize = env
+        .iter()
+        .map(|(name, value)| match value {
+            EnvField::Text(text) => name.len() + text.len() + 2,
+            // Its value is the operator's.
+            EnvField::Secret { .. } => name.len() + 2,
+        })
+        .sum();
+    if bytes > text::MAX_TOTAL_BYTES {
+        let problem = Problem::new(format!("names and values have {bytes} bytes"))
+            .expecting(format!("at most {}", text::MAX_TOTAL_BYTES))
+            .hint("put what is long into a file below src/");
+        decoder.refuse(field, problem);
+        return None;
     }
     (env.len() == count).then_some(env)
 }

@@ -1,5 +1,6 @@
 //! The layout of a task directory: which names may stand in it, and what they must be.
 
+use forge_document::{ErrorList, Problem, did_you_mean, quote};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
@@ -7,9 +8,7 @@ use std::path::{Path, PathBuf};
 
 use forge_core::task::{Solution, SourceTree};
 
-use crate::diagnostic::{ErrorList, Problem, quote};
 use crate::source_tree::{measure, unreadable};
-use crate::suggest::did_you_mean;
 
 /// The folder that makes a directory a task.
 pub const SPECIFICATION_FOLDER: &str = ".swe-forge";

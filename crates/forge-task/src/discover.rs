@@ -1,9 +1,9 @@
 //! Finds the task directories that a path on the command line means.
 
+use forge_document::{Diagnostic, Problem};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Problem};
 use crate::directory::SPECIFICATION_FOLDER;
 use crate::source_tree::unreadable;
 

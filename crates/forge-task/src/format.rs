@@ -130,7 +130,7 @@ pub struct ConfigFile {
     /// What is removed when the task ends.
     pub cleanup: Option<CleanupFields>,
     /// Files and folders of the workspace that are kept besides `output/`.
-    #[schemars(default, inner(length(min = 1)))]
+    #[schemars(default, length(max = 64), inner(length(min = 1)))]
     pub artifacts: Vec<String>,
     /// Whether the agent may see `tests/` from the start; `false` when left out.
     pub tests_visible: Option<bool>,
@@ -147,7 +147,7 @@ pub struct NetworkFields {
     /// During verify.
     pub verify: Option<NetworkLevel>,
     /// Hosts reachable at `limited_web`, on port 443 unless another is written: `example.org`, `example.org:8443` or `*.example.org`.
-    #[schemars(default, inner(length(min = 1)))]
+    #[schemars(default, length(max = 64), inner(length(min = 1)))]
     pub allow: Vec<String>,
 }
 

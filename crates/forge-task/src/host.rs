@@ -3,129 +3,67 @@
 //! Checked as strictly here as the egress proxy will read them, because an entry that two readers
 //! understand differently is a way out.
 
-use forge_core::egress::{AllowedHost, HTTPS_PORT};
+use forge_core::egress::{AllowedHost, HTTPS_PORT, MAIL_PORTS};
+use forge_document::{HostEntry, Problem, host_entry};
 
-use crate::diagnostic::{Problem, quote};
+/// What may stand in the list.
+const EXPECTED: &str = "a host: \"example.org\", \"example.org:8443\" or \"*.example.org\"";
 
 /// Entries that were checked, as hosts with their ports: 443 where none is written. Entries of one
 /// name become one host.
 pub(crate) fn allowed_hosts(entries: &[String]) -> Vec<AllowedHost> {
-    let mut hosts: Vec<AllowedHost> = Vec::new();
-    for entry in entries {
-        let (name, port) = match entry.split_once(':') {
-            Some((name, port)) => (name, port.parse().unwrap_or(HTTPS_PORT)),
-            None => (entry.as_str(), HTTPS_PORT),
-        };
-        let (name, subdomains) = match name.strip_prefix("*.") {
-            Some(suffix) => (suffix, true),
-            None => (name, false),
-        };
-        let known = hosts
-            .iter_mut()
-            .find(|host| host.name == name && host.subdomains == subdomains);
-        match known {
-            Some(host) if host.ports.contains(&port) => {}
-            Some(host) => host.ports.push(port),
-            None => hosts.push(AllowedHost {
-                name: name.to_owned(),
-                subdomains,
-                ports: vec![port],
-            }),
-        }
-    }
-    hosts
+    let read = entries
+        .iter()
+        .filter_map(|text| host_entry(text, EXPECTED).ok());
+    AllowedHost::merged(read.map(|entry| AllowedHost {
+        name: entry.name,
+        subdomains: entry.subdomains,
+        ports: vec![entry.port.unwrap_or(HTTPS_PORT)],
+    }))
 }
 
 /// Checks an entry and gives it in the one way it is written further on: in lower case.
 pub(crate) fn allow_entry(text: &str) -> Result<String, Problem> {
-    let refuse = |hint: &str| {
-        Err(Problem::new(format!("found {}", quote(text)))
-            .expecting("a host: \"example.org\", \"example.org:8443\" or \"*.example.org\"")
-            .hint(hint))
-    };
-    if text.contains("://") {
-        return refuse("leave out the scheme");
-    }
-    if text.contains(['/', '?', '#', '@']) {
-        return refuse(
-            "leave out everything but the host; what is reached there cannot be limited",
-        );
-    }
-    if text.starts_with('[') || text.matches(':').count() > 1 {
-        return refuse("addresses are not allowed, only names");
-    }
+    let refuse = |hint: &str| Err(Problem::found(text).expecting(EXPECTED).hint(hint));
     if text == "*" {
         return refuse("to reach every host, use the level full_web");
     }
-    if !text.is_ascii() {
-        return refuse("write the name as it stands in DNS, as \"xn--…\"");
-    }
-    let (name, port) = match text.split_once(':') {
-        Some((name, port)) => (name, Some(port)),
-        None => (text, None),
-    };
-    if let Some(port) = port
-        && !is_port(port)
-    {
-        return refuse("a port is a number from 1 to 65535 without leading zeros");
-    }
-    let suffix = name.strip_prefix("*.");
-    if suffix.is_some() && port.is_some() {
+    let entry = host_entry(text, EXPECTED)?;
+    if entry.subdomains && entry.port.is_some() {
         return refuse("a port cannot be combined with \"*\"");
     }
-    let labels: Vec<&str> = suffix.unwrap_or(name).split('.').collect();
-    if name.len() > 253 || !labels.iter().all(|label| is_label(label)) {
-        return refuse(if name.contains('*') {
-            "\"*\" may only stand alone before the first dot"
-        } else {
-            "a name is made of letters, digits and '-' between single dots"
+    if entry.labels() < 2 {
+        return refuse(match entry.subdomains {
+            true => "a whole top-level domain is too wide; name at least one more label",
+            false => "a public name has at least two labels",
         });
     }
-    if labels.last().is_some_and(|last| is_numeric(last)) {
-        return refuse("addresses are not allowed, only names");
-    }
-    if labels.len() < 2 {
-        return refuse(match suffix {
-            Some(_) => "a whole top-level domain is too wide; name at least one more label",
-            None => "a public name has at least two labels",
-        });
-    }
-    let lower = text.to_ascii_lowercase();
-    if suffix.is_some() && is_public_suffix(lower.trim_start_matches("*.")) {
+    if entry.subdomains && is_public_suffix(&entry.name) {
         return refuse("everybody can register names below it; name at least one more label");
     }
-    Ok(lower)
+    if entry.port.is_some_and(|port| MAIL_PORTS.contains(&port)) {
+        return refuse("mail is sent nowhere: ports 25, 465 and 587 are closed at every level");
+    }
+    if is_never_opened(&entry) {
+        return refuse(
+            "it stands for the machine itself or for a metadata service; nothing opens it",
+        );
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// Whether the egress proxy refuses the name whatever is listed.
+fn is_never_opened(entry: &HostEntry) -> bool {
+    let labels = || entry.name.split('.');
+    let of_the_machine = |zone: &str| labels().next_back() == Some(zone);
+    let of_a_cloud = |first: &str| !entry.subdomains && labels().next() == Some(first);
+    ["localhost", "localdomain"].into_iter().any(of_the_machine)
+        || ["metadata", "instance-data"].into_iter().any(of_a_cloud)
 }
 
 /// Whether names below `name` belong to different people, by the public suffix list.
 fn is_public_suffix(name: &str) -> bool {
     psl::suffix(name.as_bytes()).is_some_and(|suffix| suffix.as_bytes() == name.as_bytes())
-}
-
-fn is_port(text: &str) -> bool {
-    !text.starts_with('0')
-        && text.chars().all(|character| character.is_ascii_digit())
-        && text.parse::<u16>().is_ok()
-}
-
-fn is_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && text
-            .chars()
-            .all(|character| character.is_ascii_alphanumeric() || character == '-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
-/// Resolvers read a name whose last label is a number, also a hexadecimal one, as an address.
-fn is_numeric(label: &str) -> bool {
-    let label = label.to_ascii_lowercase();
-    match label.strip_prefix("0x") {
-        Some(digits) => digits
-            .chars()
-            .all(|character| character.is_ascii_hexdigit()),
-        None => label.chars().all(|character| character.is_ascii_digit()),
-    }
 }
 
 #[cfg(test)]
@@ -140,6 +78,9 @@ mod tests {
             ("*.example.org", "*.example.org"),
             ("xn--bcher-kva.example", "xn--bcher-kva.example"),
             ("1.2.3.4.example.org", "1.2.3.4.example.org"),
+            ("*.metadata.example.org", "*.metadata.example.org"),
+            // Loopback's own doors are elsewhere.
+            ("example.org:3128", "example.org:3128"),
         ] {
             assert_eq!(allow_entry(text).unwrap(), taken);
         }
@@ -178,6 +119,10 @@ mod tests {
             ("a.*.org", "alone before the first dot"),
             ("*.example.org:443", "cannot be combined"),
             ("localhost", "two labels"),
+            ("a.localhost", "nothing opens it"),
+            ("*.x.localdomain", "nothing opens it"),
+            ("metadata.cloud.example", "nothing opens it"),
+            ("smtp.example.org:587", "mail is sent nowhere"),
             ("example.org:0", "port"),
             ("example.org:080", "port"),
             ("example.org:65536", "port"),

@@ -3,8 +3,7 @@
 //! Serde's readers stop at the first mistake of a field and lose positions; the crates that keep
 //! them accept comments and trailing commas, which readers inside the sandbox would not.
 
-use crate::diagnostic::{Problem, quote};
-use crate::tree::{MAX_DEPTH, Member, Node, Position, SyntaxError, Value};
+use forge_document::{MAX_DEPTH, Member, Node, Position, Problem, SyntaxError, Value, quote};
 
 /// The document in `text`.
 pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {

@@ -6,7 +6,6 @@
 //! author may have meant differently. Reading is blocking; nothing here knows an engine.
 
 mod config_file;
-mod decode;
 mod diagnostic;
 mod directory;
 mod discover;
@@ -17,19 +16,17 @@ mod limits;
 mod load;
 mod schema;
 mod source_tree;
-mod suggest;
 mod task_file;
 mod text;
 mod tools_file;
-mod tree;
 mod yaml_tree;
 
-pub use diagnostic::{Diagnostic, MAX_DIAGNOSTICS, TaskErrors};
+pub use diagnostic::TaskErrors;
 pub use directory::{
     CONFIG_FILE, MAX_SPECIFICATION_BYTES, SPECIFICATION_FOLDER, TASK_FILE, TOOLS_FILE,
 };
 pub use discover::discover;
+pub use forge_document::{Diagnostic, MAX_DEPTH, MAX_DIAGNOSTICS};
 pub use load::{LoadOptions, LoadedTasks, load_all, load_task};
 pub use schema::{schema_files, schemas};
 pub use source_tree::{MAX_FILE_BYTES, MAX_TREE_BYTES, MAX_TREE_ENTRIES};
-pub use tree::MAX_DEPTH;

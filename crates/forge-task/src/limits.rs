@@ -1,5 +1,6 @@
 //! The limits of a task: those of its difficulty, changed by its config, below the operator's.
 
+use forge_document::{Decoder, Position, Problem};
 use std::time::Duration;
 
 use forge_core::cleanup::CleanupPolicy;
@@ -7,10 +8,7 @@ use forge_core::limits::MEBIBYTE;
 use forge_core::task::VerifyContainer;
 use forge_core::{Difficulty, LimitCeiling, Limits};
 
-use crate::decode::Decoder;
-use crate::diagnostic::Problem;
 use crate::format::{CleanupFields, ResourceFields};
-use crate::tree::Position;
 
 /// Engines refuse a container with less memory.
 pub(crate) const LEAST_MEMORY_MB: u64 = 6;

@@ -1,5 +1,7 @@
 //! Loads one task, or many at once.
 
+use crate::diagnostic::TaskErrors;
+use forge_document::{Decoder, Diagnostic, ErrorList, Position, Problem, quote};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,8 +14,6 @@ use forge_core::{
 };
 
 use crate::config_file;
-use crate::decode::Decoder;
-use crate::diagnostic::{Diagnostic, ErrorList, Problem, TaskErrors, quote};
 use crate::directory::{CONFIG_FILE, Layout, SPECIFICATION_FOLDER, TASK_FILE, TOOLS_FILE, inspect};
 use crate::discover::discover;
 use crate::format::{ConfigFile, EnvField, TaskFile};
@@ -21,7 +21,6 @@ use crate::host::allowed_hosts;
 use crate::limits;
 use crate::task_file::{self, DecodedTask};
 use crate::tools_file;
-use crate::tree::Position;
 
 /// What an operator sets for all tasks.
 #[derive(Debug, Clone, Default)]

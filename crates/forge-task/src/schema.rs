@@ -84,10 +84,10 @@ mod tests {
 
     use super::*;
     use crate::config_file::{CLEANUP_FIELDS, CONFIG_FIELDS, NETWORK_FIELDS, RESOURCE_FIELDS};
-    use crate::diagnostic::Diagnostic;
     use crate::task_file::{COMMAND_FIELDS, TASK_FIELDS, VERIFY_FIELDS};
     use crate::tools_file::{TOOL_FIELDS, TOOLS_FIELDS};
     use crate::{config_file, task_file, tools_file};
+    use forge_document::Diagnostic;
 
     /// The schema at a path of property names.
     fn at<'s>(schema: &'s Value, path: &[&str]) -> &'s Value {

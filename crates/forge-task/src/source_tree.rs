@@ -1,6 +1,7 @@
 //! Looks through a folder of the author's before it is copied into a sandbox: how much it is, and
 //! whether anything in it could reach outside, stay behind or surprise whoever unpacks it.
 
+use forge_document::{ErrorList, Problem, quote};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, FileType, Metadata};
@@ -8,8 +9,6 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use forge_core::task::SourceTree;
-
-use crate::diagnostic::{ErrorList, Problem, quote};
 
 /// Largest file in a tree, in bytes.
 pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;

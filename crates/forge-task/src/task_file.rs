@@ -1,17 +1,17 @@
 //! `.swe-forge/task.json`: the specification of a task.
 
+use forge_document::{
+    Decoder, Diagnostic, Fields, Located, Position, Problem, Value, optional, quote,
+};
 use std::collections::HashSet;
 use std::path::Path;
 
 use forge_core::task::VerifyContainer;
 use forge_core::{CommandLine, Difficulty, Language, TaskId};
 
-use crate::decode::{Decoder, Fields, Located};
-use crate::diagnostic::{Diagnostic, Problem, quote};
 use crate::format::{CommandFields, TaskFile, VerifyFields};
 use crate::json_tree;
 use crate::text;
-use crate::tree::{Position, Value};
 
 /// Longest title, in characters.
 const MAX_TITLE: usize = 200;
@@ -123,22 +123,6 @@ fn task(
     })
 }
 
-/// `Some(None)` when the field is not there, `None` when it is wrong.
-#[expect(
-    clippy::option_option,
-    reason = "absent and wrong are different, and the second is what `?` acts on"
-)]
-pub(crate) fn optional<'t, T>(
-    fields: &Fields<'t>,
-    name: &str,
-    decode: impl FnOnce(&Located<'t>) -> Option<T>,
-) -> Option<Option<T>> {
-    match fields.get(name) {
-        None => Some(None),
-        Some(field) => decode(&field).map(Some),
-    }
-}
-
 /// `$schema`, which editors use.
 #[expect(
     clippy::option_option,
@@ -238,6 +222,14 @@ pub(crate) fn argument_list(decoder: &mut Decoder, field: &Located<'_>) -> Optio
             let result = text::command(text);
             decoder.check(program, result)?;
         }
+    }
+    let bytes: usize = arguments.iter().map(|(_, text)| text.len() + 1).sum();
+    if bytes > text::MAX_TOTAL_BYTES {
+        let problem = Problem::new(format!("the arguments have {bytes} bytes"))
+            .expecting(format!("at most {}", text::MAX_TOTAL_BYTES))
+            .hint("put what is long into a file below src/ or tests/");
+        decoder.refuse(field, problem);
+        return None;
     }
     Some(arguments.into_iter().map(|(_, text)| text).collect())
 }

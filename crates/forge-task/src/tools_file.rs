@@ -1,18 +1,17 @@
 //! `.swe-forge/tools.json`: the tools an agent may call.
 
+use forge_document::{
+    Decoder, Diagnostic, Fields, Located, Node, Problem, Value, did_you_mean, quote,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value as Json;
 
-use crate::decode::{Decoder, Fields, Located};
-use crate::diagnostic::{Diagnostic, Problem, quote};
 use crate::format::{ToolFields, ToolsFile};
 use crate::json_tree;
-use crate::suggest::did_you_mean;
 use crate::task_file::{argument_list, schema_reference};
 use crate::text;
-use crate::tree::{Node, Value};
 
 pub(crate) const TOOLS_FIELDS: &[&str] = &["$schema", "tools"];
 pub(crate) const TOOL_FIELDS: &[&str] = &["name", "description", "parameters", "argv"];
@@ -174,7 +173,8 @@ fn references(text: &str) -> impl Iterator<Item = &str> {
 /// last one.
 fn to_json(node: &Node) -> Json {
     match &node.value {
-        Value::Null => Json::Null,
+        // No format of a task has dates.
+        Value::Null | Value::Date => Json::Null,
         Value::Boolean(value) => Json::Bool(*value),
         Value::Number(text) => serde_json::from_str(text).unwrap_or(Json::Null),
         Value::Text(text) => Json::String(text.clone()),

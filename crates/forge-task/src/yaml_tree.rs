@@ -4,10 +4,8 @@
 //! Refusing anchors altogether is what makes alias bombs impossible; a file of settings for one
 //! task has no use for them.
 
+use forge_document::{MAX_DEPTH, Member, Node, Position, Problem, SyntaxError, Value, quote};
 use granit_parser::{ErrorKind, Event, Marker, Options, Parser, ScalarStyle, ScanError, Span};
-
-use crate::diagnostic::{Problem, quote};
-use crate::tree::{MAX_DEPTH, Member, Node, Position, SyntaxError, Value};
 
 /// The document in `text`; nothing at all reads as [`Value::Null`].
 pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {

@@ -324,6 +324,12 @@ pub enum Ending {
     OutputLimit,
     /// The workspace grew too large.
     DiskFull,
+    /// More was written outside of the workspace than its size allows.
+    RootFull,
+    /// The engine's own disk has only its reserve left.
+    EngineDiskFull,
+    /// The workspace's file system failed from below and takes no more writes.
+    WorkspaceFailed,
     /// It could not be started; the kernel's error number.
     NotStarted(i32),
     /// On request: a signal, or [`Request::KillAll`].
@@ -398,6 +404,8 @@ pub struct Attested {
     pub routes: u32,
     /// Writable mount points, without the kernel's own.
     pub writable_mounts: Vec<String>,
+    /// Read-only mount points, without the kernel's own and the root.
+    pub read_only_mounts: Vec<String>,
     /// Whether `/` is read-only.
     pub read_only_root: bool,
     /// Whether `AF_VSOCK` was refused.

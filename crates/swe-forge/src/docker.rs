@@ -82,7 +82,7 @@ fn options(request: &EngineRequest, bytes: Bytes) -> DockerOptions {
         certificates: bytes.certificates,
         egress: EgressOptions {
             program: bytes.egress,
-            resolvers: Vec::new(),
+            resolvers: request.settings.resolvers.clone(),
             denied: request.settings.denied.clone(),
         },
         cargo_config: request.settings.cargo_config.clone(),

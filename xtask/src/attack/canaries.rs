@@ -2,6 +2,8 @@
 
 use std::io::Read;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as LocalAddress, UnixListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +60,8 @@ pub(super) struct Canaries {
     pub tcp: u16,
     /// A port of UDP.
     pub udp: u16,
+    /// The name of an abstract socket.
+    pub local: String,
     /// What they heard.
     pub heard: Heard,
 }
@@ -84,9 +88,16 @@ impl Canaries {
                 receive(socket, heard.clone());
             }
         }
+        let local = format!("attack-{}", std::process::id());
+        let address = LocalAddress::from_abstract_name(&local).map_err(failure)?;
+        accept_local(
+            UnixListener::bind_addr(&address).map_err(failure)?,
+            heard.clone(),
+        );
         let canaries = Self {
             tcp: tcp_port,
             udp: udp_port,
+            local,
             heard,
         };
         canaries.prove()?;
@@ -127,6 +138,20 @@ fn accept(listener: TcpListener, heard: Heard) {
         for stream in listener.incoming().flatten() {
             let peer = stream.peer_addr();
             heard.note(first_words(stream, peer));
+        }
+    });
+}
+
+fn accept_local(listener: UnixListener, heard: Heard) {
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut bytes = [0; 200];
+            let read = stream
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .and_then(|()| stream.read(&mut bytes))
+                .unwrap_or(0);
+            let words = String::from_utf8_lossy(&bytes[..read]).trim().to_owned();
+            heard.note(format!("abstract socket: {words}"));
         }
     });
 }

@@ -1,18 +1,15 @@
-//! What is done from outside while tasks run: the proxy ended, the orchestrator killed, a listener
-//! put beside the proxy.
+//! What is done from outside while tasks run: the proxy ended, a listener put beside the proxy.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::outside::{Outside, docker, remark};
-use super::scenes::{Scene, Stage, run_folder};
-use super::tables::Row;
+use super::scenes::{Stage, run_folder};
 use crate::shell::{self, Failure};
 
 /// What was found of a process's proxy: containers or networks.
-fn of_process(kind: &str, pid: u32) -> Option<String> {
+pub(super) fn of_process(kind: &str, pid: u32) -> Option<String> {
     let format = match kind {
         "network" => "{{.Name}} {{.Label \"swe-forge.holder\"}}",
         _ => "{{.Names}} {{.Label \"swe-forge.holder\"}}",
@@ -110,18 +107,46 @@ fn through(out: &Path) -> usize {
     })
 }
 
-/// Ends the proxy once the task has been refused once.
-#[derive(Default)]
-pub(super) struct Outage {
+/// Lets the proxy reach the allowed host once the task has been refused, and ends the proxy once a
+/// connection to that host is held.
+pub(super) struct Outage<'a> {
+    outside: &'a Outside,
+    ends: bool,
+    is_let_in: bool,
     is_done: bool,
 }
 
-impl Outage {
+impl<'a> Outage<'a> {
+    /// The whole event.
+    pub(super) const fn new(outside: &'a Outside) -> Self {
+        Self {
+            outside,
+            ends: true,
+            is_let_in: false,
+            is_done: false,
+        }
+    }
+
+    /// Its first half: the allowed host is reached, and nothing ends.
+    pub(super) const fn only_let_in(outside: &'a Outside) -> Self {
+        Self {
+            ends: false,
+            ..Self::new(outside)
+        }
+    }
+
     pub(super) fn meanwhile(&mut self, pid: u32, out: &Path) {
-        if self.is_done || !has_said(out, "refused") {
+        if self.is_done {
             return;
         }
-        if let Some(proxy) = of_process("egress", pid) {
+        let may_enter = !self.is_let_in && (has_said(out, "refused") || has_said(out, "denied:"));
+        if may_enter && let Some(proxy) = of_process("egress", pid) {
+            self.outside.let_in(&proxy);
+            self.is_let_in = true;
+            self.is_done = !self.ends;
+        }
+        let is_held = self.is_let_in && self.ends && has_said(out, "held");
+        if is_held && let Some(proxy) = of_process("egress", pid) {
             if let Err(failure) = docker(&["kill", &proxy]) {
                 remark(&failure.to_string());
             }
@@ -135,7 +160,7 @@ impl Outage {
     }
 }
 
-fn has_said(out: &Path, word: &str) -> bool {
+pub(super) fn has_said(out: &Path, word: &str) -> bool {
     let Some(folder) = run_folder(out) else {
         return false;
     };
@@ -143,36 +168,9 @@ fn has_said(out: &Path, word: &str) -> bool {
     attempts.is_ok_and(|attempts| {
         let mut logs = attempts
             .flatten()
-            .map(|attempt| attempt.path().join("solve.log"));
+            .flat_map(|attempt| ["solve.log", "verify.log"].map(|log| attempt.path().join(log)));
         logs.any(|log| std::fs::read_to_string(log).is_ok_and(|text| text.contains(word)))
     })
-}
-
-/// Kills the orchestrator in the middle of a run; `gc` must find and remove everything.
-pub(super) fn crash(stage: &Stage, scene: &Scene) -> Result<Row, Failure> {
-    const PATIENCE: Duration = Duration::from_secs(40);
-    stage.prepare(scene)?;
-    let out = stage.folder.join("out/crash");
-    let mut child = stage.start("crash", "command", 1, &out)?;
-    let until = Instant::now() + PATIENCE;
-    while of_process("task", child.id()).is_none() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let was_there = of_process("task", child.id()).is_some();
-    drop(child.kill());
-    drop(child.wait());
-    let attempt = json!({
-        "case": 45,
-        "name": "crash",
-        "what": "the orchestrator killed in the middle of a run, then gc",
-    });
-    let observed = if was_there {
-        shell::read(&mut stage.command(&["gc", "--format", "json"]))?;
-        leftovers(stage)?
-    } else {
-        "its sandbox never came up".to_owned()
-    };
-    Ok(Row::new(&attempt, "", "nothing is left", &observed))
 }
 
 /// What carries the labels of this suite's own installation.

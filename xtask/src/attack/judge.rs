@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::outside::Outside;
 use super::scenes::{Scene, Stage};
 use super::tables::{self, Row, text};
 
 /// How much longer than alone a neighbour's programs may take.
 const MOST_SLOWDOWN: f64 = 2.0;
-/// Differences below this, in milliseconds, are those of a machine with two cores.
-const NOISE: f64 = 25.0;
-/// A sandbox that has used up its share of the processor waits so long, whoever its neighbours are.
-const QUOTA_PERIOD: f64 = 100.0;
+/// Differences below this, in milliseconds, are those of whatever else runs on the machine.
+const NOISE: f64 = 10.0;
 
 /// What one run left.
 #[derive(Debug)]
@@ -43,6 +42,20 @@ impl Left {
             .join("artifacts/output")
     }
 
+    /// The first result that a task wrote.
+    pub(super) fn result(&self, id: &str) -> Option<Value> {
+        let path = self.output(self.task(id)?).join("results.jsonl");
+        let lines = fs::read_to_string(path).ok()?;
+        serde_json::from_str(lines.lines().next()?).ok()
+    }
+
+    /// The host of every refusal in a task's connection log.
+    pub(super) fn hosts(&self, id: &str) -> Vec<String> {
+        let task = self.task(id);
+        let logged = task.map(|task| self.logged(task)).unwrap_or_default();
+        logged.into_iter().map(|(_, host)| host).collect()
+    }
+
     /// What the neighbour of a scene measured: median and 99th percentile, in milliseconds.
     pub(super) fn times(&self, id: &str) -> Option<(f64, f64)> {
         let path = self.output(self.task(id)?).join("times.json");
@@ -51,7 +64,13 @@ impl Left {
     }
 
     /// The rows of a scene.
-    pub(super) fn rows(&self, scene: &Scene, stage: &Stage, quiet: Option<(f64, f64)>) -> Vec<Row> {
+    pub(super) fn rows(
+        &self,
+        scene: &Scene,
+        stage: &Stage,
+        outside: &Outside,
+        quiet: Option<(f64, f64)>,
+    ) -> Vec<Row> {
         let Some(task) = self.task(&scene.id()) else {
             return absent(scene, "its task is not in the report");
         };
@@ -62,6 +81,7 @@ impl Left {
             let expected = tables::expected(attempt, level).unwrap_or_default();
             let observed = match text(attempt, "observe") {
                 "" | "result" => results.get(text(attempt, "name")).cloned(),
+                "taken" => Some(taken(outside, attempt)),
                 "neighbour" => Some(slowdown(self.times(&scene.id()), quiet)),
                 what => Some(self.observe(what, attempt, task, stage)),
             };
@@ -109,6 +129,11 @@ impl Left {
                 let there = stage.marker().exists() || outside.exists();
                 if there { "made" } else { "absent" }.to_owned()
             }
+            "logged" => {
+                let reason = text(attempt, "reason");
+                let is_logged = self.logged(task).iter().any(|entry| entry.0 == reason);
+                yes_or(is_logged, "it does not")
+            }
             "links" => first(&output, |path, kind| {
                 kind.is_symlink() && path.exists() || kind.is_symlink()
             }),
@@ -151,8 +176,14 @@ impl Left {
         };
         let mut needed: BTreeMap<(String, Option<String>), usize> = BTreeMap::new();
         for (attempt, row) in scene.attempts.iter().zip(rows.iter_mut()) {
-            if let Some(reason) = row.observed.strip_prefix("denied:") {
-                *needed.entry((reason.to_owned(), None)).or_default() += 1;
+            let observed = row.observed.split(tables::AND);
+            let denied: Vec<&str> = observed
+                .filter_map(|one| one.strip_prefix("denied:"))
+                .collect();
+            if !denied.is_empty() {
+                for reason in denied {
+                    *needed.entry((reason.to_owned(), None)).or_default() += 1;
+                }
             } else if let Some(reason) = attempt["reason"][scene.level.as_str()].as_str() {
                 let host = attempt["host"].as_str().map(|host| match host {
                     "{registry}" => text(&stage.parameters, "registry").to_owned(),
@@ -220,6 +251,17 @@ pub(super) fn absent(scene: &Scene, why: &str) -> Vec<Row> {
         )
     };
     scene.attempts.iter().map(row).collect()
+}
+
+/// Whether the host that is allowed got less than so many MiB.
+fn taken(outside: &Outside, attempt: &Value) -> String {
+    let counts = outside.taken.all();
+    let all: u64 = counts
+        .iter()
+        .filter_map(|count| count.parse::<u64>().ok())
+        .sum();
+    let most = attempt["most"].as_u64().unwrap_or(0) * 1024 * 1024;
+    yes_or((1..most).contains(&all), &format!("{all} bytes"))
 }
 
 fn yes_or(good: bool, otherwise: &str) -> String {
@@ -300,10 +342,8 @@ fn slowdown(times: Option<(f64, f64)>, quiet: Option<(f64, f64)>) -> String {
         median / quiet_median,
         p99 / quiet_p99
     ));
-    let is_slower =
-        |now: f64, before: f64, noise| now > before * MOST_SLOWDOWN && now > before + noise;
-    let is_bounded =
-        !is_slower(median, quiet_median, NOISE) && !is_slower(p99, quiet_p99, QUOTA_PERIOD);
+    let is_slower = |now: f64, before: f64| now > before * MOST_SLOWDOWN && now > before + NOISE;
+    let is_bounded = !is_slower(median, quiet_median) && !is_slower(p99, quiet_p99);
     let verdict = if is_bounded { "bounded" } else { "slowed down" };
     format!(
         "{verdict}: median {:.1} times, p99 {:.1} times",

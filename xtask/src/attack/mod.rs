@@ -4,11 +4,16 @@
 //! than `attacks/` says it must. One that did not run counts as one that succeeded.
 
 mod canaries;
+mod crash;
+mod crowd;
+mod display;
 mod events;
+mod flows;
 mod inputs;
 mod judge;
 mod outside;
 mod page;
+mod resolver;
 mod scenes;
 mod tables;
 
@@ -18,17 +23,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use self::events::{Outage, Rebinding};
-use self::judge::{Left, absent};
 use self::outside::{Outside, remark};
-use self::scenes::{Scene, Stage};
+use self::scenes::Stage;
 use self::tables::Row;
 use crate::build::{self, Built};
 use crate::shell::{self, Failure};
 use crate::{engine, images};
 
-/// Sandboxes that attack the machine at once: with half a core each, so that two cores are busy.
-const ATTACKERS: usize = 4;
 /// What may be gone from the machine afterwards, in bytes: others use it too.
 const MOST_LOST: u64 = 2 * 1024 * 1024 * 1024;
 
@@ -91,7 +92,7 @@ pub(crate) fn with(built: &Built, only: Option<u64>) -> Result<(), Failure> {
     registries(&mut stage);
     let mut rows = inputs::rows(&stage, only)?;
     let before = machine();
-    rows.extend(all_scenes(&stage, &outside, only)?);
+    rows.extend(flows::rows(&stage, &outside, built, only)?);
     rows.push(health(&before, &machine()));
     rows.push(last(&stage)?);
     let heard = outside.heard();
@@ -141,89 +142,6 @@ fn registries(stage: &mut Stage) {
     stage.parameters["registry"] =
         json!(registry.unwrap_or_else(|| "no-registry.invalid".to_owned()));
     stage.parameters["plain"] = json!(plain.unwrap_or_else(|| "no-registry.invalid".to_owned()));
-}
-
-fn all_scenes(stage: &Stage, outside: &Outside, only: Option<u64>) -> Result<Vec<Row>, Failure> {
-    let scenes = scenes::all(only)?;
-    let group = |name: &str| -> Vec<&Scene> {
-        scenes
-            .iter()
-            .filter(|scene| scene.group() == name)
-            .collect()
-    };
-    let mut rows = Vec::new();
-    let network = group("network");
-    shell::step("… attempts on the network, at every level");
-    let networked = network
-        .iter()
-        .filter(|scene| scene.level != "isolated")
-        .count();
-    let mut rebinding = Rebinding::new(outside, networked);
-    let left = stage.run(&network, network.len().max(1), |pid, out| {
-        rebinding.meanwhile(pid, out)
-    });
-    rebinding.finish();
-    rows.extend(judged(stage, &network, left, None));
-
-    let outage = group("outage");
-    if !outage.is_empty() {
-        shell::step("… the proxy ended");
-        let mut event = Outage::default();
-        let left = stage.run(&outage, 1, |pid, out| event.meanwhile(pid, out));
-        let left = match (left, event.happened()) {
-            (Ok(_), false) => Err(Failure::new("there was no proxy to end")),
-            (left, _) => left,
-        };
-        rows.extend(judged(stage, &outage, left, None));
-    }
-    let flood = group("flood");
-    rows.extend(judged(stage, &flood, stage.run(&flood, 1, |_, _| {}), None));
-
-    shell::step("… escapes, resources, life, artifacts");
-    let quiet = group("quiet");
-    let quiet = match stage.run(&quiet, 1, |_, _| {}) {
-        Ok(Some(folder)) => Left::read(folder).times("neighbour-alone"),
-        _ => None,
-    };
-    let machine = group("machine");
-    let left = stage.run(&machine, ATTACKERS + 1, |_, _| {});
-    rows.extend(judged(stage, &machine, left, quiet));
-    let oracle = group("oracle");
-    rows.extend(judged(
-        stage,
-        &oracle,
-        stage.run(&oracle, 2, |_, _| {}),
-        None,
-    ));
-    if let Some(scene) = group("crash").first() {
-        rows.push(events::crash(stage, scene)?);
-    }
-    Ok(rows)
-}
-
-fn judged(
-    stage: &Stage,
-    scenes: &[&Scene],
-    left: Result<Option<PathBuf>, Failure>,
-    quiet: Option<(f64, f64)>,
-) -> Vec<Row> {
-    match left {
-        Ok(None) => Vec::new(),
-        Ok(Some(folder)) => {
-            let left = Left::read(folder);
-            scenes
-                .iter()
-                .flat_map(|scene| left.rows(scene, stage, quiet))
-                .collect()
-        }
-        Err(failure) => {
-            remark(&failure.to_string());
-            scenes
-                .iter()
-                .flat_map(|scene| absent(scene, "its run failed"))
-                .collect()
-        }
-    }
 }
 
 /// Free memory, free disk space and processes of this machine.

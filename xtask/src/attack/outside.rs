@@ -19,6 +19,8 @@ pub(super) const REBINDING: &str = "rebind.attack.test";
 const IMAGE: &str = "swe-forge/python-base:latest";
 const TCP: u16 = 7411;
 const UDP: u16 = 7412;
+/// Where the listener takes whatever it gets, for a host that an operator allowed.
+pub(super) const SINK: (&str, u16) = ("sink.attack.test", 7413);
 const OWNER: &str = "swe-forge.owner=attack-suite";
 
 /// Everything that stands outside while sandboxes attack.
@@ -30,6 +32,8 @@ pub(super) struct Outside {
     pub canaries: Canaries,
     /// What the listener on the other network heard.
     pub neighbour: Heard,
+    /// How much the host that is allowed took, a number of bytes for each connection.
+    pub taken: Heard,
     /// Addresses and ports, as programs are told.
     pub parameters: Value,
     _container: Container,
@@ -66,6 +70,7 @@ impl Outside {
             ("bridge_udp", json!(UDP)),
             ("tcp", json!(canaries.tcp)),
             ("udp", json!(canaries.udp)),
+            ("abstract", json!(canaries.local)),
         ];
         for (key, value) in ours {
             parameters[key] = value;
@@ -74,6 +79,7 @@ impl Outside {
             name,
             canaries,
             neighbour,
+            taken: container.taken.clone(),
             parameters,
             _container: container,
             _janitor: janitor,
@@ -93,6 +99,13 @@ impl Outside {
             "network", "connect", "--alias", REBINDING, network, &self.name,
         ])
         .map(drop)
+    }
+
+    /// Lets a proxy reach the listener's own network, where the allowed host is.
+    pub(super) fn let_in(&self, proxy: &str) {
+        if let Err(failure) = docker(&["network", "connect", &self.name, proxy]) {
+            remark(&failure.to_string());
+        }
     }
 
     /// Takes it away again, so that the network can be removed.
@@ -132,6 +145,7 @@ pub(super) fn docker(words: &[&str]) -> Result<String, Failure> {
 struct Container {
     child: Child,
     heard: Heard,
+    taken: Heard,
 }
 
 impl Container {
@@ -148,6 +162,8 @@ impl Container {
                 name,
                 "--network",
                 name,
+                "--network-alias",
+                SINK.0,
             ])
             .args([
                 "--label",
@@ -158,26 +174,33 @@ impl Container {
                 "-c",
                 &program,
             ])
-            .args([TCP.to_string(), UDP.to_string()])
+            .args([TCP, UDP, SINK.1].map(|port| port.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| Failure::new(format!("docker could not be started: {error}")))?;
-        let heard = Heard::default();
+        let (heard, taken) = (Heard::default(), Heard::default());
         let (ready, is_ready) = mpsc::channel();
         if let Some(stdout) = child.stdout.take() {
-            let heard = heard.clone();
+            let (heard, taken) = (heard.clone(), taken.clone());
             std::thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    match line.strip_prefix("heard ") {
-                        Some(words) => heard.note(format!("on the other network, {words}")),
+                    match line.split_once(' ') {
+                        Some(("heard", words)) => {
+                            heard.note(format!("on the other network, {words}"));
+                        }
+                        Some(("sink", count)) => taken.note(count.to_owned()),
                         // Nobody waits any more when it took too long.
-                        None => drop(ready.send(())),
+                        _ => drop(ready.send(())),
                     }
                 }
             });
         }
-        let container = Self { child, heard };
+        let container = Self {
+            child,
+            heard,
+            taken,
+        };
         is_ready
             .recv_timeout(Duration::from_secs(30))
             .map_err(|_| Failure::new("the listener on another network does not start"))?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::outside::{REBINDING, docker};
+use super::outside::{REBINDING, SINK, docker};
 use super::tables::{self, LEVELS, text};
 use crate::build::Built;
 use crate::shell::{self, Failure};
@@ -83,7 +83,8 @@ pub(super) fn all(only: Option<u64>) -> Result<Vec<Scene>, Failure> {
     }
     let group_of_35 =
         |scene: &Scene| only == Some(35) && text(&scene.entry, "name") == "neighbour-alone";
-    let crash = |scene: &Scene| only.is_none_or(|only| only == 45) && scene.group() == "crash";
+    let crash =
+        |scene: &Scene| only.is_none_or(|only| only == 45) && scene.group().starts_with("crash");
     let quiet = |scene: &Scene| only.is_none() && scene.group() == "quiet";
     scenes.retain(|scene| {
         !scene.attempts.is_empty() || group_of_35(scene) || crash(scene) || quiet(scene)
@@ -115,7 +116,22 @@ impl Stage {
             name: name.to_owned(),
         };
         write(&stage.config(), "")?;
+        let allowing = format!(
+            "[network]\nexceptions = [\"{}/32\"]\n[registries.pypi]\nhosts = [\"{}:{}\"]\n",
+            text(&stage.parameters, "bridge_v4"),
+            SINK.0,
+            SINK.1
+        );
+        write(&stage.folder.join("allowing.toml"), &allowing)?;
         Ok(stage)
+    }
+
+    /// The configuration of a group: two of them need a host that is allowed.
+    fn config_of(&self, group: &str) -> PathBuf {
+        match group {
+            "outage" | "upload" => self.folder.join("allowing.toml"),
+            _ => self.config(),
+        }
     }
 
     fn config(&self) -> PathBuf {
@@ -326,6 +342,7 @@ impl Stage {
             .arg("--out")
             .arg(out)
             .arg(tasks)
+            .env("SWE_FORGE_CONFIG", self.config_of(group))
             .stdout(Stdio::null())
             .stderr(log);
         command
@@ -336,6 +353,12 @@ impl Stage {
     /// Writes the task of a scene that is started by hand.
     pub(super) fn prepare(&self, scene: &Scene) -> Result<(), Failure> {
         self.write_task(scene)
+    }
+
+    /// Where the task of a scene is.
+    pub(super) fn task_folder(&self, scene: &Scene) -> PathBuf {
+        let tasks = self.folder.join("tasks");
+        tasks.join(scene.group()).join(scene.id())
     }
 
     fn last_words(&self, group: &str) -> String {

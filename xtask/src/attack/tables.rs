@@ -47,12 +47,18 @@ pub(super) fn expected<'a>(attempt: &'a Value, level: &str) -> Option<&'a str> {
     }
 }
 
-/// Whether an outcome is one of those that are expected, `a|b*|c`.
+/// What stands between the outcomes of one attempt that is many.
+pub(super) const AND: &str = " + ";
+
+/// Whether an outcome is one of those that are expected, `a|b*|c`; of many, each of them.
 pub(super) fn fits(expected: &str, outcome: &str) -> bool {
-    expected.split('|').any(|one| match one.strip_suffix('*') {
-        Some(start) => outcome.starts_with(start),
-        None => outcome == one,
-    })
+    let is_expected = |outcome: &str| {
+        expected.split('|').any(|one| match one.strip_suffix('*') {
+            Some(start) => outcome.starts_with(start),
+            None => outcome == one,
+        })
+    };
+    outcome.split(AND).all(is_expected)
 }
 
 /// What became of one attempt in one place.
@@ -133,6 +139,8 @@ mod tests {
         assert!(fits("status:2*|closed", "status:204"));
         assert!(!fits("EPERM|EACCES", "EPERMS"));
         assert!(!fits("denied:port", "connected"));
+        assert!(fits("EPERM|EACCES", "EACCES + EPERM"));
+        assert!(!fits("EPERM|EACCES", "EPERM + connected"));
     }
 
     #[test]

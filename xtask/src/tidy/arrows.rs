@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::Value;
 
 /// The layers of ARCHITECTURE.md, lowest first. A crate may depend on lower layers only.
-const LAYERS: [(&str, u8); 19] = [
+const LAYERS: [(&str, u8); 20] = [
     ("forge-core", 0),
+    ("forge-document", 0),
     ("forge-wire", 0),
     ("forge-init", 1),
     ("forge-api", 1),
@@ -34,8 +35,9 @@ const WIRE: &str = "forge-wire";
 const ENGINES: [&str; 1] = ["forge-engine-docker"];
 const MAY_NAME_ENGINES: [&str; 3] = ["swe-forge", "forge-bench", "forge-tests"];
 /// Crates whose whole dependency tree must stay free of [`HEAVY`].
-const LIGHT: [&str; 6] = [
+const LIGHT: [&str; 7] = [
     "forge-core",
+    "forge-document",
     "forge-wire",
     "forge-plan",
     "forge-api",

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use forge_core::egress::{DenialReason, EgressPolicy};
+use forge_core::egress::{DenialReason, EgressPolicy, MAIL_PORTS};
 use forge_core::{NetworkLevel, PhaseName, Task};
 use forge_egress::addresses;
 use forge_egress::names::{self, Host, HostName};
@@ -47,6 +47,8 @@ struct Decision {
 struct Judge {
     policy: EgressPolicy,
     phase: PhaseName,
+    /// Whether the task has this phase.
+    exists: bool,
     registries: RegistryBook,
     /// What the operator denies besides the built-in addresses.
     denied: Vec<forge_core::egress::AddressRange>,
@@ -86,6 +88,7 @@ pub(super) async fn carry_out(
                 &configuration.network,
             )?,
             phase,
+            exists: phase != PhaseName::Setup || task.setup.is_some(),
             registries: registries.clone(),
             denied: configuration.network.denied.clone(),
             resolve,
@@ -124,26 +127,48 @@ fn phases(task: &Task, phase: Option<PhaseName>, level: Option<NetworkLevel>) ->
 
 impl Judge {
     async fn decide(&self, url: &str) -> Decision {
-        let target = target(url);
-        let result = match &target {
-            Ok(target) => self.judge(target).await,
-            Err(reason) => Err(*reason),
-        };
-        let place = target.as_ref().ok();
-        let (why, addresses) = match &result {
-            Ok(found) => (place.map(|target| self.allowed(target)), found.clone()),
-            Err(reason) => (Some(self.refused(*reason, place)), Vec::new()),
-        };
-        Decision {
+        let decision = Decision {
             phase: self.phase,
             level: self.policy.level,
             url: url.to_owned(),
-            host: place.map(|target| target.host.to_string()),
-            port: place.map(|target| target.port),
+            host: None,
+            port: None,
+            allowed: false,
+            reason: None,
+            why: String::new(),
+            addresses: Vec::new(),
+        };
+        let target = match target(url) {
+            Ok(target) => target,
+            // Whatever it is, an isolated phase does not reach it.
+            Err(_) if self.policy.level == NetworkLevel::Isolated => {
+                return Decision {
+                    reason: Some(DenialReason::Isolated),
+                    why: self.refused(DenialReason::Isolated, None),
+                    ..decision
+                };
+            }
+            Err(reason) => {
+                return Decision {
+                    reason: Some(reason),
+                    why: unread(url, reason).to_owned(),
+                    ..decision
+                };
+            }
+        };
+        let result = self.judge(&target).await;
+        let (why, addresses) = match &result {
+            Ok(found) => (self.allowed(&target), found.clone()),
+            Err(reason) => (self.refused(*reason, Some(&target)), Vec::new()),
+        };
+        Decision {
+            host: Some(target.host.to_string()),
+            port: Some(target.port),
             allowed: result.is_ok(),
             reason: result.err(),
-            why: why.unwrap_or_default(),
+            why,
             addresses,
+            ..decision
         }
     }
 
@@ -189,17 +214,18 @@ impl Judge {
     fn refused(&self, reason: DenialReason, target: Option<&Target>) -> String {
         let level = self.policy.level;
         match reason {
+            DenialReason::Isolated if !self.exists => {
+                format!("the task has no {}", self.phase)
+            }
             DenialReason::Isolated => format!(
                 "the phase is isolated; network.{} in .swe-forge/config.yaml sets another level",
                 self.phase
             ),
-            DenialReason::BadHostname => {
-                "it is no host name, and no address in its usual form".into()
+            DenialReason::Port
+                if target.is_some_and(|target| MAIL_PORTS.contains(&target.port)) =>
+            {
+                "mail is sent nowhere: its ports are closed at every level".into()
             }
-            DenialReason::Port if target.is_none() => {
-                "it has no port: write https://, http:// or host:port".into()
-            }
-            DenialReason::Port if level == NetworkLevel::FullWeb => "mail is sent nowhere".into(),
             DenialReason::Port => format!("the port is not open at {level} for this host"),
             DenialReason::IpLiteral => {
                 format!("{level} reaches names, which TLS can prove, and no addresses")
@@ -232,7 +258,14 @@ impl Judge {
 
 /// Where a client that is given `url` connects to.
 fn target(url: &str) -> Result<Target, DenialReason> {
-    let (rest, port) = match url.split_once("://") {
+    let (authority, port) = authority(url);
+    let (host, port) = names::parse_authority(authority.as_bytes(), port)?;
+    Ok(Target { host, port })
+}
+
+/// Host and port as they stand in `url`, and the port where none does.
+fn authority(url: &str) -> (&str, Option<u16>) {
+    match url.split_once("://") {
         Some((scheme, rest)) => {
             let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
             // Clients keep credentials to themselves; what is asked of the proxy has none.
@@ -241,9 +274,37 @@ fn target(url: &str) -> Result<Target, DenialReason> {
         }
         // As curl reads a bare host; what follows a slash is a path.
         None => (url.split('/').next().unwrap_or_default(), Some(443)),
-    };
-    let (host, port) = names::parse_authority(rest.as_bytes(), port)?;
-    Ok(Target { host, port })
+    }
+}
+
+/// Why `url` cannot be read, and what to write instead.
+fn unread(url: &str, reason: DenialReason) -> &'static str {
+    let (authority, port) = authority(url);
+    // The colons of an address of version 6 are in brackets.
+    let written_port = authority
+        .rsplit_once(':')
+        .filter(|(_, port)| !port.ends_with(']'));
+    let bare = authority.strip_suffix(':').unwrap_or(authority);
+    if reason == DenialReason::Port {
+        return match (written_port, port) {
+            (None, None) => "no port is known for its scheme: write https://, http:// or host:port",
+            _ => "its port is no number from 1 to 65535 without leading zeros",
+        };
+    }
+    if authority.is_empty() {
+        "there is no host in it: write https://host/path, host:port or host"
+    } else if authority.contains('@') {
+        "it has a name of a user but no scheme: write https:// before it, or the host alone"
+    } else if bare.parse::<std::net::Ipv6Addr>().is_ok() {
+        "an address of version 6 stands in brackets: [2001:db8::1]:443"
+    } else if !authority.is_ascii() {
+        "the name is not ASCII: write it as it stands in DNS, as \"xn--…\", which is what clients \
+         ask for"
+    } else if authority.contains('*') {
+        "a pattern is no address: name one host"
+    } else {
+        "it is no host name, and no address in its usual form"
+    }
 }
 
 fn default_port(scheme: &str) -> Option<u16> {
@@ -328,6 +389,36 @@ mod tests {
             "",
         ] {
             assert_eq!(place(url), Err(DenialReason::BadHostname), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_what_to_write_instead() {
+        for (url, said) in [
+            ("", "no host in it"),
+            ("https://", "no host in it"),
+            ("https:///path", "no host in it"),
+            ("file:///etc/passwd", "no host in it"),
+            ("/etc/passwd", "no host in it"),
+            ("me@example.org", "no scheme"),
+            ("mailto:me@example.org", "no scheme"),
+            ("2001:db8::1", "in brackets"),
+            ("https://2001:db8::1/", "in brackets"),
+            ("https://bücher.example/", "xn--"),
+            ("*.example.org", "name one host"),
+            ("https://exa mple.org", "no host name"),
+            ("https://[::1", "no host name"),
+            ("http://0x7f.1/", "no host name"),
+            ("foo://example.org", "its scheme"),
+            ("example.org:0", "1 to 65535"),
+            ("example.org:", "1 to 65535"),
+            ("https://example.org:99999/", "1 to 65535"),
+            ("foo://example.org:99999/", "1 to 65535"),
+            ("foo://[2001:db8::1]/", "its scheme"),
+        ] {
+            let reason = target(url).map(|target| target.port).unwrap_err();
+            let why = unread(url, reason);
+            assert!(why.contains(said), "{url}: {reason}: {why}");
         }
     }
 }

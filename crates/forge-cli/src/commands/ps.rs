@@ -31,6 +31,9 @@ struct Entry {
     created_at: Timestamp,
     started_at: Option<Timestamp>,
     ended_at: Option<Timestamp>,
+    /// Enough of the run's id to name it.
+    #[serde(skip)]
+    run_short: String,
     #[serde(skip)]
     style: Style,
 }
@@ -101,6 +104,7 @@ fn entry(attempt: AttemptRecord, run: &RunRecord, standing: Standing) -> Entry {
         id: attempt.id.to_string(),
         task_id: attempt.task.to_string(),
         run: run.id.to_string(),
+        run_short: run.id.short(),
         kind: run.kind,
         agent: run.agent.clone(),
         difficulty: attempt.difficulty.as_str(),
@@ -116,7 +120,7 @@ fn entry(attempt: AttemptRecord, run: &RunRecord, standing: Standing) -> Entry {
 
 fn table(entries: &[Entry], now: Timestamp) -> Table {
     let mut table = Table::new(&[
-        "ID", "AGENT", "STATE", "PHASE", ">TIME", "STARTED", "REASON",
+        "ID", "RUN", "AGENT", "STATE", "PHASE", ">TIME", "STARTED", "REASON",
     ]);
     for entry in entries {
         let took = match (entry.started_at, entry.ended_at) {
@@ -132,6 +136,7 @@ fn table(entries: &[Entry], now: Timestamp) -> Table {
         };
         table.row([
             Cell::from(&entry.id),
+            Cell::from(&entry.run_short),
             Cell::from(agent),
             Cell::styled(entry.style, entry.state),
             Cell::from(entry.phase.unwrap_or_default()),

@@ -104,6 +104,13 @@ pub(super) async fn carry_out(
         .iter()
         .map(|each| format!("{} at {}", each.host, each.address));
     let document = document(&refreshed, &configuration, &groups, accepted.collect());
+    if accept && document.accepted.is_empty() {
+        session.printer.remark(
+            Style::Plain,
+            "accepted",
+            "nothing: every address that is known is reached already, or can never be",
+        );
+    }
     let printer = &session.printer;
     match listing.output.format {
         Format::Json => printer.json(&document)?,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use forge_api::report::{NetworkReport, Report, TaskReport};
+use forge_api::report::{Exit, NetworkReport, Report, TaskReport};
 use forge_core::{Attestation, Cause, DiskQuota, NetworkLevel, Outcome, ResourceUsage};
 use forge_store::{ArtifactRecord, AttemptRecord, PhaseRecord, RunRecord, TransitionRecord};
 use jiff::Timestamp;
@@ -90,6 +90,7 @@ struct Document<'a> {
     task_id: &'a str,
     run: String,
     agent: &'a str,
+    agent_command: Option<&'a [String]>,
     title: &'a str,
     difficulty: &'a str,
     image: &'a str,
@@ -119,8 +120,8 @@ struct PhaseEntry {
     name: &'static str,
     started_at: Timestamp,
     ended_at: Option<Timestamp>,
-    exit: Option<String>,
-    exit_code: Option<i32>,
+    /// As the report has it.
+    exit: Option<Exit>,
     duration_ms: Option<u128>,
     output_bytes: Option<u64>,
     truncated: Option<bool>,
@@ -152,6 +153,7 @@ impl<'a> Document<'a> {
             task_id: record.task.as_str(),
             run: attempt.run.id.to_string(),
             agent: attempt.agent(),
+            agent_command: attempt.agent_command(),
             title: &record.title,
             difficulty: record.difficulty.as_str(),
             image: &record.image,
@@ -210,6 +212,10 @@ impl Attempt {
         self.report.as_ref().map_or(run, |report| &report.agent)
     }
 
+    fn agent_command(&self) -> Option<&[String]> {
+        self.report.as_ref()?.agent_command.as_deref()
+    }
+
     fn notes(&self) -> &[String] {
         self.report.as_ref().map_or(&[], |report| &report.notes)
     }
@@ -220,8 +226,7 @@ impl Attempt {
             name: phase.phase.as_str(),
             started_at: phase.started_at,
             ended_at: end.map(|end| end.at),
-            exit: end.map(|end| end.exit_text.clone()),
-            exit_code: end.and_then(|end| end.exit_code),
+            exit: end.and_then(|end| end.exit_text.parse().ok()),
             duration_ms: end.map(|end| end.duration.as_millis()),
             output_bytes: end.map(|end| end.output_bytes),
             truncated: end.map(|end| end.truncated),
@@ -294,6 +299,12 @@ fn facts(attempt: &Attempt) -> Vec<(&'static str, Cell)> {
         Some(digest) => format!("{} ({digest})", record.image),
         None => record.image.clone(),
     };
+    let command = match attempt.agent_command() {
+        // The shell is the same for everybody; what it is given tells.
+        Some([shell, option, text]) if shell == "/bin/sh" && option == "-c" => text.clone(),
+        Some(words) => words.join(" "),
+        None => String::new(),
+    };
     let time = |at: Option<Timestamp>| at.map(units::instant).unwrap_or_default();
     let took = match (record.started_at, record.ended_at) {
         (Some(from), Some(to)) => format!(", after {}", units::duration(units::between(from, to))),
@@ -311,6 +322,7 @@ fn facts(attempt: &Attempt) -> Vec<(&'static str, Cell)> {
             Cell::from(outcome.map(|outcome| outcome.message()).unwrap_or_default()),
         ),
         ("agent", Cell::from(attempt.agent())),
+        ("command", Cell::from(command)),
         ("difficulty", Cell::from(record.difficulty.as_str())),
         ("image", Cell::from(image)),
         ("created", Cell::from(units::instant(record.created_at))),
@@ -467,12 +479,16 @@ fn network(report: &TaskReport, paint: Paint, width: Option<usize>) -> String {
         units::bytes(network.bytes_up),
         units::bytes(network.bytes_down)
     );
+    let unrecorded = match network.unrecorded {
+        0 => String::new(),
+        unrecorded => format!("; {unrecorded} of them without a record"),
+    };
     let mut pairs = vec![
         ("levels", Cell::from(levels.join(", "))),
         (
             "connections",
             Cell::from(format!(
-                "{} allowed, {} refused",
+                "{} allowed, {} refused{unrecorded}",
                 network.allowed, network.denied_count
             )),
         ),
@@ -484,9 +500,17 @@ fn network(report: &TaskReport, paint: Paint, width: Option<usize>) -> String {
     let mut text = fields(pairs, paint);
     let mut table = Table::new(&["REFUSED", "PORT", "REASON", "PHASE", "COUNT"]);
     for denied in network.denied.iter().take(DENIED) {
+        let host = match denied.host.as_str() {
+            "" => "(not read)",
+            host => host,
+        };
+        let port = match denied.port {
+            0 => String::new(),
+            port => port.to_string(),
+        };
         table.row([
-            Cell::from(&denied.host),
-            Cell::from(denied.port.to_string()),
+            Cell::from(host),
+            Cell::from(port),
             Cell::from(denied.reason.as_str()),
             Cell::from(denied.phase.as_str()),
             Cell::from(denied.count.to_string()),

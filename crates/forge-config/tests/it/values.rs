@@ -56,6 +56,7 @@ fn the_network_has_a_ceiling_exceptions_and_bounds() {
 max_level = "limited_web"
 exceptions = ["10.1.0.0/16", "203.0.113.80"]
 denied = ["198.51.100.0/24"]
+resolvers = ["10.1.0.53", "192.0.2.53"]
 upload_mb = 10
 connections = 8
 
@@ -77,6 +78,8 @@ ranges = ["fd00::/8"]
         .collect();
     assert_eq!(ranges, ["10.1.0.0/16", "203.0.113.80/32"]);
     assert_eq!(network.denied[0].to_string(), "198.51.100.0/24");
+    let resolvers: Vec<String> = network.resolvers.iter().map(ToString::to_string).collect();
+    assert_eq!(resolvers, ["10.1.0.53", "192.0.2.53"]);
     assert_eq!(network.exceptions.len(), 2);
     assert_eq!(network.exceptions[0].hosts[1].to_string(), "*.corp.test");
     let bounds = network.bounds.over(NetworkLevel::PackageOnly);

@@ -75,21 +75,18 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             }
         };
         match request {
-            ControlRequest::Hello { .. } if self.is_known => {
-                self.answer(id, Some("this is known already".to_owned()), None)
-                    .await
+            ControlRequest::Hello { version, .. } if version != CONTROL_VERSION => {
+                let text = format!("version {version} is not spoken, {CONTROL_VERSION} is");
+                self.refuse(id, text).await
             }
-            ControlRequest::Hello { version, denied } => {
-                if version != CONTROL_VERSION {
-                    let text = format!("version {version} is not spoken, {CONTROL_VERSION} is");
-                    return self.refuse(id, text).await;
+            ControlRequest::Hello { denied, .. } => match self.server.deny(&denied).await {
+                result if self.is_known => self.done(id, result.map(|()| None)).await,
+                Err(error) => self.refuse(id, chain(&error)).await,
+                Ok(()) => {
+                    self.is_known = true;
+                    self.answer(id, None, None).await
                 }
-                if let Err(error) = self.server.deny(&denied).await {
-                    return self.refuse(id, chain(&error)).await;
-                }
-                self.is_known = true;
-                self.answer(id, None, None).await
-            }
+            },
             _ if !self.is_known => {
                 self.refuse(id, "the first request must be hello".to_owned())
                     .await

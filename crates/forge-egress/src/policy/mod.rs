@@ -11,16 +11,15 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 
 use forge_core::NetworkLevel;
-use forge_core::egress::{AllowedHost, DenialReason, EgressPolicy, HTTP_PORT, HTTPS_PORT};
+use forge_core::egress::{
+    AllowedHost, DenialReason, EgressPolicy, HTTP_PORT, HTTPS_PORT, MAIL_PORTS,
+};
 
 pub use addresses::{dialable, dialable_literal};
 
 use crate::addresses::{is_denied, is_never_opened_name, is_site_name};
 use crate::client_hello::ClientHello;
 use crate::names::{Host, HostName};
-
-/// Ports of mail, closed at every level: an open one makes a sandbox a source of spam.
-const MAIL_PORTS: [u16; 3] = [25, 465, 587];
 
 /// Where a connection is to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,6 +28,15 @@ pub struct Target {
     pub host: Host,
     /// The TCP port.
     pub port: u16,
+}
+
+impl Target {
+    /// A port of a host.
+    #[must_use]
+    pub fn new(host: &Host, port: u16) -> Self {
+        let host = host.clone();
+        Self { host, port }
+    }
 }
 
 /// How an admitted target is reached.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::server::buffers::Source;
+use crate::server::buffers::{Look, Source};
 use crate::server::copy::{Cut, Flow, Way};
 
 /// How the end of a body is known.
@@ -32,7 +32,7 @@ pub(crate) async fn pass<R, W>(
     way: Way,
     framing: Framing,
     form: Form,
-    source: &mut Source<R>,
+    source: &mut Source<'_, R>,
     sink: &mut W,
 ) -> Result<(), Cut>
 where
@@ -41,47 +41,27 @@ where
 {
     match framing {
         Framing::None => Ok(()),
-        Framing::Length(length) => pass_length(flow, way, length, source, sink).await,
+        Framing::Length(length) => match flow.copy(way, source, sink, length).await? {
+            passed if passed == length => Ok(()),
+            _ => Err(Cut::Source),
+        },
         Framing::Chunked => pass_chunks(flow, way, form, source, sink).await,
-        Framing::Rest => {
-            while let Some(piece) = source.piece(flow.lender).await.map_err(|_| Cut::Source)? {
-                flow.pass(way, piece.bytes(), sink).await?;
-            }
-            Ok(())
-        }
+        Framing::Rest => flow.copy(way, source, sink, u64::MAX).await.map(drop),
     }
 }
 
-async fn pass_length<R, W>(
-    flow: &Flow<'_>,
-    way: Way,
-    length: u64,
-    source: &mut Source<R>,
-    sink: &mut W,
-) -> Result<(), Cut>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    let mut left = length;
-    while left > 0 {
-        let piece = source.piece(flow.lender).await.map_err(|_| Cut::Source)?;
-        let piece = piece.ok_or(Cut::Source)?;
-        let bytes = piece.bytes();
-        let ours = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-        flow.pass(way, &bytes[..ours], sink).await?;
-        source.put_back(&bytes[ours..]);
-        left -= ours as u64;
-    }
-    Ok(())
-}
+/// Bytes that are read ahead to find chunks in them.
+const MOST_AHEAD: usize = 8 * 1024;
+/// What chunks written anew are longer by than the bytes they came in: the size before a chunk that
+/// began earlier, and the ends of what ends later.
+const MOST_LONGER: usize = 32;
 
 /// The chunks are read and written anew: what was understood here is what the other side gets.
 async fn pass_chunks<R, W>(
     flow: &Flow<'_>,
     way: Way,
     form: Form,
-    source: &mut Source<R>,
+    source: &mut Source<'_, R>,
     sink: &mut W,
 ) -> Result<(), Cut>
 where
@@ -89,11 +69,20 @@ where
     W: AsyncWrite + Unpin,
 {
     let mut chunks = Chunks::default();
-    loop {
-        let piece = source.piece(flow.lender).await.map_err(|_| Cut::Source)?;
-        let piece = piece.ok_or(Cut::Source)?;
-        let mut anew = Vec::new();
-        let taken = chunks.feed(piece.bytes(), |data| match form {
+    while !chunks.is_over() {
+        if source.ahead().is_empty() {
+            if let Some(left) = chunks.data_left().filter(|left| *left > MOST_AHEAD as u64) {
+                pass_data(flow, way, form, left, source, sink).await?;
+                chunks.skip_data();
+            }
+            match source.look_further(MOST_AHEAD).await {
+                Look::More(_) => flow.activity.moved(),
+                Look::End => return Err(Cut::Source),
+                Look::Full => return Err(Cut::Limit),
+            }
+        }
+        let mut anew = Vec::with_capacity(source.ahead().len() + MOST_LONGER);
+        let taken = chunks.feed(source.ahead(), |data| match form {
             Form::Plain => anew.extend_from_slice(data),
             Form::Chunks => {
                 // Writing to a vector does not fail.
@@ -102,16 +91,38 @@ where
                 anew.extend_from_slice(b"\r\n");
             }
         })?;
-        let is_over = chunks.is_over();
-        if is_over && form == Form::Chunks {
+        source.consume(taken);
+        if chunks.is_over() && form == Form::Chunks {
             anew.extend_from_slice(b"0\r\n\r\n");
         }
-        flow.pass(way, &anew, sink).await?;
-        if is_over {
-            source.put_back(&piece.bytes()[taken..]);
-            return Ok(());
-        }
+        let anew = source.hold(anew).ok_or(Cut::Limit)?;
+        flow.pass(way, anew.bytes(), sink).await?;
     }
+    Ok(())
+}
+
+/// The rest of a long chunk as a chunk of its own, by the buffers that other bytes have.
+async fn pass_data<R, W>(
+    flow: &Flow<'_>,
+    way: Way,
+    form: Form,
+    left: u64,
+    source: &mut Source<'_, R>,
+    sink: &mut W,
+) -> Result<(), Cut>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (before, after) = match form {
+        Form::Chunks => (format!("{left:x}\r\n"), "\r\n"),
+        Form::Plain => (String::new(), ""),
+    };
+    flow.pass(way, before.as_bytes(), sink).await?;
+    if flow.copy(way, source, sink, left).await? < left {
+        return Err(Cut::Source);
+    }
+    flow.pass(way, after.as_bytes(), sink).await
 }
 
 /// The most bytes of extensions and trailers of one body; they are read and dropped.
@@ -166,6 +177,19 @@ impl Default for Chunks {
 impl Chunks {
     pub(crate) fn is_over(&self) -> bool {
         self.state == State::Over
+    }
+
+    /// How many bytes of a chunk that has begun are still to come.
+    fn data_left(&self) -> Option<u64> {
+        match self.state {
+            State::Data { left } => Some(left),
+            _ => None,
+        }
+    }
+
+    /// They were passed on without being read here.
+    fn skip_data(&mut self) {
+        self.state = State::DataReturn;
     }
 
     /// Reads bytes and hands out the data in them; how many were read, all but at the end.

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use forge_core::NetworkLevel;
 use forge_core::connection::ConnectionMode;
 use forge_core::egress::DenialReason;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -16,23 +18,32 @@ use crate::audit::shown;
 use crate::http_head::{self, HeadProgress, RequestHead, RequestTarget};
 use crate::policy::{Admission, Inspection, Target, dialable, dialable_literal};
 use crate::server::Shared;
-use crate::server::buffers::{Lender, Source};
-use crate::server::copy::{Activity, Flow};
+use crate::server::buffers::{Lender, Look, Source};
+use crate::server::copy::{Activity, Cut, Flow, Way};
+use crate::server::http::Ask;
 use crate::server::leg::{Asked, Fate, Leg};
-use crate::server::refusal;
+use crate::server::refusal::{self, Cause};
 use crate::server::sandbox::Sandbox;
+use crate::server::tunnel::Unused;
 
 /// Addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 3;
 /// What a client that was refused may still send before it is cut off, in bytes.
 const MOST_LINGERING: usize = 256 * 1024;
 
+/// After so many bytes to a client there are likely to be more.
+const MUCH: u64 = 1024 * 1024;
+/// How long a client that is turned away may take to say what it wants, and how much of that is
+/// read, in bytes.
+const AT_ONCE: Duration = Duration::from_millis(100);
+const MOST_GLANCED: usize = 1024;
+
 /// What a client reads once its tunnel is there.
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// The client's end.
 pub(super) struct Client<'a> {
-    pub(super) source: Source<ReadHalf<'a>>,
+    pub(super) source: Source<'a, ReadHalf<'a>>,
     pub(super) sink: WriteHalf<'a>,
 }
 
@@ -43,13 +54,23 @@ pub(super) struct Connection {
     pub(super) activity: Activity,
     fate: Arc<Fate>,
     cut: CancellationToken,
+    /// Whether the system keeps more for this client than for others.
+    is_wide: AtomicBool,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if *self.is_wide.get_mut() {
+            self.lender().narrowed();
+        }
+    }
 }
 
 /// What came of waiting for a request.
 pub(super) enum Next {
     Request(RequestHead),
     Refused {
-        status: u16,
+        cause: Cause,
         reason: DenialReason,
         asked: Asked,
     },
@@ -71,18 +92,30 @@ pub(super) async fn serve(shared: Arc<Shared>, sandbox: Arc<Sandbox>, stream: Un
     connection.fate.get_or_init(|| reason);
 }
 
-/// Tells a client that there are too many connections, without reading what it wants.
-pub(super) async fn turn_away(shared: Arc<Shared>, sandbox: Arc<Sandbox>, stream: UnixStream) {
+/// Tells a client that there are too many connections. What it wants is read as far as it comes at
+/// once, so that the record says what was refused.
+pub(super) async fn turn_away(
+    shared: Arc<Shared>,
+    sandbox: Arc<Sandbox>,
+    stream: UnixStream,
+    cause: Cause,
+) {
     let connection = Connection::new(shared, sandbox);
     let mut stream = stream;
     let (reader, sink) = stream.split();
     let mut client = Client {
-        source: Source::new(reader),
+        source: Source::new(reader, connection.lender()),
         sink,
     };
-    let leg = connection.leg(unknown());
+    // Whether it said anything shows in what was read.
+    drop(timeout(AT_ONCE, client.source.look_further(MOST_GLANCED)).await);
+    let asked = match client.source.ahead() {
+        [] => unknown(),
+        ahead => asked_for(ahead),
+    };
+    let reason = DenialReason::Limit;
     connection
-        .refuse_as(&mut client, leg, refusal::BUSY, DenialReason::Limit)
+        .refuse_unread(&mut client, cause, reason, asked)
         .await;
 }
 
@@ -108,13 +141,14 @@ impl Connection {
             activity: Activity::new(),
             fate: Arc::default(),
             cut: CancellationToken::new(),
+            is_wide: AtomicBool::new(false),
         }
     }
 
     async fn run(&self, mut stream: UnixStream) {
         let (reader, sink) = stream.split();
         let mut client = Client {
-            source: Source::new(reader),
+            source: Source::new(reader, self.lender()),
             sink,
         };
         let mut is_first = true;
@@ -123,29 +157,38 @@ impl Connection {
                 Next::Request(head) => head,
                 Next::Ended => return,
                 Next::Refused {
-                    status,
+                    cause,
                     reason,
                     asked,
-                } => return self.refuse_unread(&mut client, status, reason, asked).await,
+                } => return self.refuse_unread(&mut client, cause, reason, asked).await,
             };
             is_first = false;
-            let goes_on = match head.target.clone() {
-                RequestTarget::Connect { host, port } => {
-                    return self.tunnel(&mut client, &head, Target { host, port }).await;
-                }
-                RequestTarget::Absolute { host, port, .. } => {
-                    self.forward(&mut client, &head, Target { host, port })
-                        .await
-                }
+            let (target, is_tunnel) = match &head.target {
+                RequestTarget::Connect { host, port } => (Target::new(host, *port), true),
+                RequestTarget::Absolute { host, port, .. } => (Target::new(host, *port), false),
                 RequestTarget::Origin { path } => {
                     let asked = Asked {
                         mode: head.mode,
                         host: shown(path.as_bytes()),
                         port: 0,
                     };
+                    drop(head);
                     let reason = DenialReason::BadRequest;
-                    let status = refusal::status(reason);
-                    return self.refuse_unread(&mut client, status, reason, asked).await;
+                    return self
+                        .refuse_unread(&mut client, Cause::Rules, reason, asked)
+                        .await;
+                }
+            };
+            let mode = head.mode;
+            let request = (!is_tunnel).then(|| Ask::new(&head, &target, &client.source));
+            // Not counted, so not for longer than it takes to look at it.
+            drop(head);
+            let goes_on = match request {
+                None => return self.tunnel(&mut client, mode, target).await,
+                Some(Ok(request)) => self.forward(&mut client, request, target).await,
+                Some(Err(reason)) => {
+                    let leg = self.leg(asked(&target, mode));
+                    return self.refuse_as(&mut client, leg, Cause::Busy, reason).await;
                 }
             };
             if !goes_on {
@@ -156,7 +199,7 @@ impl Connection {
 
     /// Waits for the next request. The first must come in time; later ones may be waited for, but
     /// once begun must come in time too.
-    pub(super) async fn next(&self, source: &mut Source<ReadHalf<'_>>, is_first: bool) -> Next {
+    pub(super) async fn next(&self, source: &mut Source<'_, ReadHalf<'_>>, is_first: bool) -> Next {
         let allowed = self.shared.timing.head;
         let mut deadline = is_first.then(|| Instant::now() + allowed);
         // A head ends with a line: looks that find no new line end would only cost.
@@ -171,12 +214,12 @@ impl Connection {
                             return Next::Request(head);
                         }
                         HeadProgress::Refused(reason) => {
-                            return unread(refusal::status(reason), reason, source.ahead());
+                            return unread(Cause::Rules, reason, source.ahead());
                         }
                     }
                 }
                 if source.ahead().len() >= http_head::MOST_BYTES {
-                    return unread(400, DenialReason::BadRequest, source.ahead());
+                    return unread(Cause::Rules, DenialReason::BadRequest, source.ahead());
                 }
                 deadline.get_or_insert_with(|| Instant::now() + allowed);
             }
@@ -187,22 +230,23 @@ impl Connection {
                 Some(deadline) => match timeout_at(deadline, more).await {
                     Ok(more) => more,
                     Err(_) => {
-                        return unread(refusal::TOO_SLOW, DenialReason::Limit, source.ahead());
+                        return unread(Cause::Slow, DenialReason::Limit, source.ahead());
                     }
                 },
             };
             match more {
-                Ok(1..) => self.activity.moved(),
-                Ok(0) | Err(_) if source.ahead().is_empty() => return Next::Ended,
-                Ok(0) | Err(_) => return unread(400, DenialReason::BadRequest, source.ahead()),
+                Look::More(_) => self.activity.moved(),
+                Look::Full => return unread(Cause::Busy, DenialReason::Limit, source.ahead()),
+                Look::End if source.ahead().is_empty() => return Next::Ended,
+                Look::End => return unread(Cause::Rules, DenialReason::BadRequest, source.ahead()),
             }
             is_worth_a_look = source.ahead()[before..].contains(&b'\n') || before == 0;
         }
     }
 
     /// A tunnel: judged and dialled before the client is told that it is there.
-    async fn tunnel(&self, client: &mut Client<'_>, head: &RequestHead, target: Target) {
-        let asked = asked(&target, head.mode);
+    async fn tunnel(&self, client: &mut Client<'_>, mode: ConnectionMode, target: Target) {
+        let asked = asked(&target, mode);
         let (leg, verdict) = self.judge(&target, asked);
         let inspection = match verdict {
             Ok(inspection) => inspection,
@@ -223,8 +267,14 @@ impl Connection {
             Inspection::Tls => self.tls(client, &target, &leg, stream).await,
             Inspection::Sniff | Inspection::None => {
                 let is_checked = inspection == Inspection::Sniff;
-                if let Some(stream) = self.any(client, &target, &leg, stream, is_checked).await {
-                    self.tunnelled_requests(client, target, leg, stream).await;
+                match self.any(client, &target, &leg, stream, is_checked).await {
+                    Some(Unused::Requests(stream)) => {
+                        self.tunnelled_requests(client, target, leg, stream).await;
+                    }
+                    Some(Unused::Tls(stream)) => {
+                        self.secured(client, &target, &leg, stream).await;
+                    }
+                    None => {}
                 }
             }
         }
@@ -309,16 +359,31 @@ impl Connection {
         Flow {
             leg,
             activity: &self.activity,
-            lender: Lender {
-                pool: &self.shared.pool,
-                share: &self.sandbox.share,
-            },
         }
     }
 
+    pub(super) fn lender(&self) -> Lender<'_> {
+        self.sandbox.lender(&self.shared.pool)
+    }
+
+    /// Passes everything on to the client, and then the end. Where much flows the system may keep
+    /// more of it, which is never undone: what is not read then is counted until all is closed.
+    pub(super) async fn pump_down<R: AsyncRead + Unpin>(
+        &self,
+        flow: &Flow<'_>,
+        server: &mut Source<'_, R>,
+        sink: &mut WriteHalf<'_>,
+    ) -> Result<(), Cut> {
+        while flow.copy(Way::Down, server, sink, MUCH).await? == MUCH {
+            if !self.is_wide.load(Ordering::Relaxed) && self.lender().widen(sink.as_ref()) {
+                self.is_wide.store(true, Ordering::Relaxed);
+            }
+        }
+        sink.shutdown().await.map_err(|_| Cut::Sink)
+    }
+
     pub(super) async fn refuse_leg(&self, client: &mut Client<'_>, leg: Leg, reason: DenialReason) {
-        self.refuse_as(client, leg, refusal::status(reason), reason)
-            .await;
+        self.refuse_as(client, leg, Cause::Rules, reason).await;
     }
 
     /// The record is written first: whoever reads the answer finds it in the log.
@@ -326,33 +391,30 @@ impl Connection {
         &self,
         client: &mut Client<'_>,
         leg: Leg,
-        status: u16,
+        cause: Cause,
         reason: DenialReason,
     ) {
         leg.denied(reason);
         let (asked, level) = (leg.asked.clone(), leg.level());
         drop(leg);
-        self.refuse(client, status, reason, &asked, level).await;
+        self.refuse(client, cause, reason, &asked, level).await;
     }
 
     /// Refuses what could not be read as a request for a host.
     pub(super) async fn refuse_unread(
         &self,
         client: &mut Client<'_>,
-        status: u16,
+        cause: Cause,
         reason: DenialReason,
         asked: Asked,
     ) {
         let leg = self.leg(asked);
         // At this level everything has the same reason, however it is written.
-        let (status, reason) = match leg.level() {
-            NetworkLevel::Isolated => {
-                let reason = DenialReason::Isolated;
-                (refusal::status(reason), reason)
-            }
-            _ => (status, reason),
+        let reason = match leg.level() {
+            NetworkLevel::Isolated => DenialReason::Isolated,
+            _ => reason,
         };
-        self.refuse_as(client, leg, status, reason).await;
+        self.refuse_as(client, leg, cause, reason).await;
     }
 
     /// Answers, and reads what still comes for a moment: a client that is cut off while it writes
@@ -360,12 +422,12 @@ impl Connection {
     async fn refuse(
         &self,
         client: &mut Client<'_>,
-        status: u16,
+        cause: Cause,
         reason: DenialReason,
         asked: &Asked,
         level: NetworkLevel,
     ) {
-        let answer = refusal::answer(status, reason, asked, level);
+        let answer = refusal::answer(cause, reason, asked, level);
         let farewell = async {
             client.sink.write_all(&answer).await?;
             client.sink.shutdown().await?;
@@ -373,9 +435,9 @@ impl Connection {
             while read < MOST_LINGERING {
                 let all = client.source.ahead().len();
                 client.source.consume(all);
-                match client.source.look_further(usize::MAX).await? {
-                    0 => break,
-                    count => read += count,
+                match client.source.look_further(usize::MAX).await {
+                    Look::More(count) => read += count,
+                    Look::End | Look::Full => break,
                 }
             }
             std::io::Result::Ok(())
@@ -385,8 +447,18 @@ impl Connection {
     }
 }
 
-/// A request that was refused before it was understood: what it asks for as far as it can be read.
-fn unread(status: u16, reason: DenialReason, bytes: &[u8]) -> Next {
+/// A request that was refused before it was understood.
+fn unread(cause: Cause, reason: DenialReason, bytes: &[u8]) -> Next {
+    let asked = asked_for(bytes);
+    Next::Refused {
+        cause,
+        reason,
+        asked,
+    }
+}
+
+/// What a request that was not understood asks for, as far as it can be read.
+fn asked_for(bytes: &[u8]) -> Asked {
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
     let mut words = line.trim_ascii().splitn(2, |byte| *byte == b' ');
     let method = words.next().unwrap_or_default();
@@ -413,18 +485,14 @@ fn unread(status: u16, reason: DenialReason, bytes: &[u8]) -> Next {
         }
         None => (authority, 0),
     };
-    Next::Refused {
-        status,
-        reason,
-        asked: Asked {
-            mode: if is_tunnel {
-                ConnectionMode::Connect
-            } else {
-                ConnectionMode::Http
-            },
-            host: shown(host),
-            port,
+    Asked {
+        mode: if is_tunnel {
+            ConnectionMode::Connect
+        } else {
+            ConnectionMode::Http
         },
+        host: shown(host),
+        port,
     }
 }
 
@@ -439,12 +507,27 @@ pub(super) fn asked(target: &Target, mode: ConnectionMode) -> Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::buffers;
 
     fn read(bytes: &[u8]) -> (String, u16) {
-        match unread(400, DenialReason::BadRequest, bytes) {
-            Next::Refused { asked, .. } => (asked.host, asked.port),
-            _ => unreachable!("it is always a refusal"),
-        }
+        let asked = asked_for(bytes);
+        (asked.host, asked.port)
+    }
+
+    /// The size of the state of what a function returns.
+    fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_with<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_connection_is_smaller_than_what_it_counts_as() {
+        let most = buffers::TASK * 3 / 4;
+        assert!(size(serve) <= most, "{}", size(serve));
+        assert!(size_with(turn_away) <= most, "{}", size_with(turn_away));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::server::buffers::{Lender, Source};
+use crate::server::buffers::Source;
 use crate::server::leg::Leg;
 
 /// Why bytes stopped before their end.
@@ -68,7 +68,6 @@ impl Activity {
 pub(crate) struct Flow<'a> {
     pub(crate) leg: &'a Leg,
     pub(crate) activity: &'a Activity,
-    pub(crate) lender: Lender<'a>,
 }
 
 impl Flow<'_> {
@@ -98,21 +97,43 @@ impl Flow<'_> {
         Ok(())
     }
 
+    /// Passes on what comes up to the end, or up to `most` bytes; how many came.
+    pub(crate) async fn copy<R, W>(
+        &self,
+        way: Way,
+        source: &mut Source<'_, R>,
+        sink: &mut W,
+        most: u64,
+    ) -> Result<u64, Cut>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut left = most;
+        while left > 0 {
+            let wanted = usize::try_from(left).unwrap_or(usize::MAX);
+            let Some(piece) = source.piece(wanted).await.map_err(|_| Cut::Source)? else {
+                break;
+            };
+            self.activity.moved();
+            self.pass(way, piece.bytes(), sink).await?;
+            left -= piece.bytes().len() as u64;
+        }
+        Ok(most - left)
+    }
+
     /// Passes everything on, and then the end.
     pub(crate) async fn pump<R, W>(
         &self,
         way: Way,
-        source: &mut Source<R>,
+        source: &mut Source<'_, R>,
         sink: &mut W,
     ) -> Result<(), Cut>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        while let Some(piece) = source.piece(self.lender).await.map_err(|_| Cut::Source)? {
-            self.activity.moved();
-            self.pass(way, piece.bytes(), sink).await?;
-        }
+        self.copy(way, source, sink, u64::MAX).await?;
         sink.shutdown().await.map_err(|_| Cut::Sink)
     }
 
@@ -120,7 +141,7 @@ impl Flow<'_> {
     /// to say.
     pub(crate) async fn pump_up<R, W>(
         &self,
-        source: &mut Source<R>,
+        source: &mut Source<'_, R>,
         sink: &mut W,
     ) -> Result<(), Cut>
     where

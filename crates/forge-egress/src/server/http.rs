@@ -5,7 +5,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use forge_core::connection::ConnectionMode;
 use forge_core::egress::DenialReason;
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::net::unix::WriteHalf;
@@ -13,7 +15,7 @@ use tokio::net::unix::WriteHalf;
 use crate::http_head::{self, Body, RequestHead, RequestTarget, Version};
 use crate::policy::{Inspection, Target};
 use crate::server::body::{self, Form, Framing};
-use crate::server::buffers::Source;
+use crate::server::buffers::{Held, Look, Source};
 use crate::server::connection::{Client, Connection, Next, asked};
 use crate::server::copy::{Cut, Flow, Way};
 use crate::server::leg::Leg;
@@ -21,6 +23,47 @@ use crate::server::response::{self, Answer, Progress};
 
 /// Answers before the last one, such as 100, to one request.
 const MOST_INTERIM: usize = 16;
+
+/// A request that was read, as it goes on: what is left of its head.
+pub(super) struct Ask<'pool> {
+    head: Held<'pool>,
+    method: String,
+    version: Version,
+    body: Body,
+    keep_alive: bool,
+    pub(super) mode: ConnectionMode,
+}
+
+impl<'pool> Ask<'pool> {
+    /// Writes a head anew for the host that is judged.
+    ///
+    /// # Errors
+    ///
+    /// [`DenialReason::Limit`] where there is no room for it.
+    pub(super) fn new<R: AsyncRead + Unpin>(
+        head: &RequestHead,
+        target: &Target,
+        source: &Source<'pool, R>,
+    ) -> Result<Self, DenialReason> {
+        let mut anew = http_head::rewrite(head, &target.host, target.port);
+        anew.shrink_to_fit();
+        Ok(Self {
+            head: source.hold(anew).ok_or(DenialReason::Limit)?,
+            method: head.method.clone(),
+            version: head.version,
+            body: head.body,
+            keep_alive: head.keep_alive,
+            mode: head.mode,
+        })
+    }
+}
+
+/// What an answer depends on.
+struct Kind {
+    method: String,
+    version: Version,
+    keep_alive: bool,
+}
 
 /// How an answer went to the client.
 struct Answered {
@@ -33,10 +76,10 @@ impl Connection {
     pub(super) async fn forward(
         &self,
         client: &mut Client<'_>,
-        head: &RequestHead,
+        request: Ask<'_>,
         target: Target,
     ) -> bool {
-        let (leg, verdict) = self.judge(&target, asked(&target, head.mode));
+        let (leg, verdict) = self.judge(&target, asked(&target, request.mode));
         let verdict = match verdict {
             // Where only TLS is passed on, plain requests are not.
             Ok(Inspection::Tls) => Err(DenialReason::NotTls),
@@ -44,7 +87,7 @@ impl Connection {
             Err(reason) => Err(reason),
         };
         match verdict {
-            Ok(stream) => self.exchange(client, head, &target, leg, stream).await,
+            Ok(stream) => self.exchange(client, request, leg, stream).await,
             Err(reason) => {
                 self.refuse_leg(client, leg, reason).await;
                 false
@@ -69,19 +112,25 @@ impl Connection {
                 Next::Request(head) => head,
                 Next::Ended => return,
                 Next::Refused {
-                    status,
+                    cause,
                     reason,
                     asked,
                 } => {
                     return match ready {
                         Some((stream, leg)) => {
                             drop(stream);
-                            self.refuse_as(client, leg, status, reason).await;
+                            self.refuse_as(client, leg, cause, reason).await;
                         }
-                        None => self.refuse_unread(client, status, reason, asked).await,
+                        None => self.refuse_unread(client, cause, reason, asked).await,
                     };
                 }
             };
+            let request = if belongs(&head, &target) {
+                Ask::new(&head, &target, &client.source)
+            } else {
+                Err(DenialReason::BadRequest)
+            };
+            drop(head);
             let (leg, stream) = match ready.take() {
                 Some((stream, leg)) => (leg, Ok(stream)),
                 None => {
@@ -93,12 +142,8 @@ impl Connection {
                     (leg, stream)
                 }
             };
-            let stream = stream.and_then(|stream| match belongs(&head, &target) {
-                true => Ok(stream),
-                false => Err(DenialReason::BadRequest),
-            });
-            let goes_on = match stream {
-                Ok(stream) => self.exchange(client, &head, &target, leg, stream).await,
+            let goes_on = match stream.and_then(|stream| Ok((stream, request?))) {
+                Ok((stream, request)) => self.exchange(client, request, leg, stream).await,
                 Err(reason) => {
                     self.refuse_leg(client, leg, reason).await;
                     false
@@ -114,16 +159,12 @@ impl Connection {
     async fn exchange(
         &self,
         client: &mut Client<'_>,
-        head: &RequestHead,
-        target: &Target,
+        request: Ask<'_>,
         leg: Leg,
         stream: TcpStream,
     ) -> bool {
         let has_begun = AtomicBool::new(false);
-        let request = http_head::rewrite(head, &target.host, target.port);
-        let result = self
-            .ask(client, head, &request, &leg, stream, &has_begun)
-            .await;
+        let result = self.ask(client, request, &leg, stream, &has_begun).await;
         let reason = match result {
             Ok(goes_on) => return goes_on,
             Err(Cut::Limit) => DenialReason::Limit,
@@ -145,26 +186,33 @@ impl Connection {
     async fn ask(
         &self,
         client: &mut Client<'_>,
-        head: &RequestHead,
-        request: &[u8],
+        request: Ask<'_>,
         leg: &Leg,
         mut stream: TcpStream,
         has_begun: &AtomicBool,
     ) -> Result<bool, Cut> {
         let flow = self.flow(leg);
         let (reader, mut to_server) = stream.split();
-        let mut server = Source::new(reader);
-        let (framing, form) = match head.body {
+        let mut server = Source::new(reader, self.lender());
+        let Ask { head, body, .. } = request;
+        let (framing, form) = match body {
             Body::None => (Framing::None, Form::Plain),
             Body::Length(length) => (Framing::Length(length), Form::Plain),
             Body::Chunked => (Framing::Chunked, Form::Chunks),
         };
         let send = async {
-            flow.pass(Way::Up, request, &mut to_server).await?;
+            let head = head;
+            flow.pass(Way::Up, head.bytes(), &mut to_server).await?;
+            drop(head);
             let source = &mut client.source;
             body::pass(&flow, Way::Up, framing, form, source, &mut to_server).await
         };
-        let answer = receive(&flow, head, &mut server, &mut client.sink, has_begun);
+        let kind = Kind {
+            method: request.method,
+            version: request.version,
+            keep_alive: request.keep_alive,
+        };
+        let answer = receive(&flow, &kind, &mut server, &mut client.sink, has_begun);
         tokio::pin!(send, answer);
         let mut is_sent = false;
         let mut is_over = false;
@@ -183,7 +231,7 @@ impl Connection {
                 }
                 answered = &mut answer => {
                     return answered.map(|answered| {
-                        answered.is_delimited && is_sent && head.keep_alive
+                        answered.is_delimited && is_sent && kind.keep_alive
                     });
                 }
             }
@@ -203,49 +251,67 @@ fn belongs(head: &RequestHead, target: &Target) -> bool {
 /// Passes the answer to one request on.
 async fn receive(
     flow: &Flow<'_>,
-    request: &RequestHead,
-    server: &mut Source<ReadHalf<'_>>,
+    request: &Kind,
+    server: &mut Source<'_, ReadHalf<'_>>,
     client: &mut WriteHalf<'_>,
     has_begun: &AtomicBool,
 ) -> Result<Answered, Cut> {
     for _ in 0..MOST_INTERIM {
-        let answer = head_of_answer(flow, request, server).await?;
+        let answer = head_of_answer(flow, &request.method, server).await?;
         if answer.is_interim() {
             if request.version == Version::Http11 {
-                let head = answer.render(request.version, true);
-                flow.pass(Way::Down, &head, client).await?;
+                let head = held(server, answer.render(request.version, true))?;
+                drop(answer);
+                flow.pass(Way::Down, head.bytes(), client).await?;
             }
             continue;
         }
         let is_delimited = answer.is_delimited(request.version);
-        let form = answer.form(request.version);
+        let (framing, form) = (answer.framing, answer.form(request.version));
         let head = answer.render(request.version, request.keep_alive && is_delimited);
+        drop(answer);
+        let head = held(server, head)?;
         has_begun.store(true, Ordering::Relaxed);
-        flow.pass(Way::Down, &head, client).await?;
-        body::pass(flow, Way::Down, answer.framing, form, server, client).await?;
+        flow.pass(Way::Down, head.bytes(), client).await?;
+        drop(head);
+        body::pass(flow, Way::Down, framing, form, server, client).await?;
         return Ok(Answered { is_delimited });
     }
     Err(Cut::Source)
 }
 
+fn held<'pool>(
+    server: &Source<'pool, ReadHalf<'_>>,
+    mut head: Vec<u8>,
+) -> Result<Held<'pool>, Cut> {
+    head.shrink_to_fit();
+    server.hold(head).ok_or(Cut::Limit)
+}
+
 async fn head_of_answer(
     flow: &Flow<'_>,
-    request: &RequestHead,
-    server: &mut Source<ReadHalf<'_>>,
+    method: &str,
+    server: &mut Source<'_, ReadHalf<'_>>,
 ) -> Result<Answer, Cut> {
+    // The last answer may have come along with one before it.
+    let mut is_worth_a_look = !server.ahead().is_empty();
     loop {
-        // The last answer may have come along with one before it.
-        match response::parse(server.ahead(), &request.method) {
-            Progress::Complete { answer, consumed } => {
-                server.consume(consumed);
-                return Ok(answer);
+        if is_worth_a_look || server.ahead().len() >= response::MOST_BYTES {
+            match response::parse(server.ahead(), method) {
+                Progress::Complete { answer, consumed } => {
+                    server.consume(consumed);
+                    return Ok(answer);
+                }
+                Progress::NeedMore => {}
+                Progress::Malformed => return Err(Cut::Source),
             }
-            Progress::NeedMore => {}
-            Progress::Malformed => return Err(Cut::Source),
         }
+        let before = server.ahead().len();
         match server.look_further(response::MOST_BYTES).await {
-            Ok(1..) => flow.activity.moved(),
-            Ok(0) | Err(_) => return Err(Cut::Source),
+            Look::More(_) => flow.activity.moved(),
+            Look::End => return Err(Cut::Source),
+            Look::Full => return Err(Cut::Limit),
         }
+        is_worth_a_look = before == 0 || server.ahead()[before..].contains(&b'\n');
     }
 }

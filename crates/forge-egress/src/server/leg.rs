@@ -24,7 +24,10 @@ pub(crate) struct Asked {
 /// Why a whole connection was ended from outside, for the leg it is on.
 pub(crate) type Fate = OnceLock<DenialReason>;
 
-/// A way through the proxy. Its record is written when it is dropped, before its ticket is: whoever
+/// A way through the proxy. A way that was open and that a later policy ended is recorded as allowed,
+/// with the reason `policy_changed`; with the same reason, one that was not open yet as denied.
+///
+/// Its record is written when it is dropped, before its ticket is: whoever
 /// waited for the end of a connection finds the record.
 #[derive(Debug)]
 pub(crate) struct Leg {
@@ -136,6 +139,8 @@ impl Leg {
             phase: self.current.context.phase,
             level: self.current.policy.level,
             verdict: match reason {
+                // It was let through, and only its end came from a later policy.
+                Some(DenialReason::PolicyChanged) if seen.is_through => ConnectionVerdict::Allowed,
                 Some(_) => ConnectionVerdict::Denied,
                 None => ConnectionVerdict::Allowed,
             },

@@ -10,6 +10,7 @@ mod leg;
 mod refusal;
 mod response;
 mod sandbox;
+mod secured;
 mod sniff;
 mod sockets;
 mod tunnel;
@@ -18,15 +19,18 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use forge_api::egress::SandboxPolicy;
 use forge_core::connection::EgressCounters;
 use forge_core::egress::AddressRange;
-use tokio::net::{UnixListener, UnixStream};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBuf;
+use tokio::net::UnixListener;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+
+pub use buffers::MOST_BUFFERED;
 
 use crate::audit::Log;
 use crate::resolve::Outside;
@@ -34,8 +38,6 @@ use crate::server::buffers::Pool;
 use crate::server::sandbox::{Current, Sandbox};
 use crate::tasks::{self, OwnedTask, Tasks};
 
-/// Connections of all sandboxes together.
-const MOST_CONNECTIONS: usize = 4096;
 /// Sandboxes with a socket.
 const MOST_SANDBOXES: usize = 2048;
 /// Connections beyond the bound of a sandbox that are told so; more are closed without a word.
@@ -124,7 +126,6 @@ struct Shared {
     timing: Timing,
     log: Arc<Log>,
     pool: Pool,
-    connections: Arc<AtomicUsize>,
 }
 
 /// Serves the sockets of sandboxes.
@@ -166,13 +167,18 @@ impl Server {
                 timing: options.timing,
                 log: Arc::default(),
                 pool: Pool::default(),
-                connections: Arc::default(),
             }),
             state: Mutex::new(State {
                 denied,
                 sandboxes: BTreeMap::new(),
             }),
         })
+    }
+
+    /// How many bytes the buffers of connections take, at most [`MOST_BUFFERED`].
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.shared.pool.buffered()
     }
 
     /// The records that wait for the engine.
@@ -182,18 +188,24 @@ impl Server {
     }
 
     /// Denies these addresses and those of the machine's own networks, as they are now, to every
-    /// sandbox; connections to them are ended.
+    /// sandbox, in place of those that were denied before; connections to them are ended.
     ///
     /// # Errors
     ///
-    /// When the machine's networks cannot be read, or connections do not end.
+    /// When the machine's networks cannot be read, which changes nothing, or when connections do
+    /// not end, which are cut all the same.
     pub async fn deny(&self, ranges: &[AddressRange]) -> Result<(), ServerError> {
         let mut state = self.state.lock().await;
         let denied = own_networks(self.shared.outside.as_ref(), ranges)?;
         state.denied = denied.clone();
-        for served in state.sandboxes.values() {
-            let cut = served.sandbox.deny(denied.clone());
-            in_time(&served.sandbox, cut).await?;
+        // For all of them before any is waited for: none is spared because of another.
+        let cut: Vec<_> = state
+            .sandboxes
+            .values()
+            .map(|served| (&served.sandbox, served.sandbox.deny(denied.clone())))
+            .collect();
+        for (sandbox, cut) in cut {
+            in_time(sandbox, sandbox.rid_of(cut)).await?;
         }
         Ok(())
     }
@@ -217,7 +229,8 @@ impl Server {
             if served.sandbox.directory != wish.directory {
                 return Err(ServerError::OtherDirectory(name));
             }
-            return in_time(&served.sandbox, served.sandbox.change(next)).await;
+            let cut = served.sandbox.change(next);
+            return in_time(&served.sandbox, served.sandbox.rid_of(cut)).await;
         }
         if !sockets::is_directory_name(&wish.directory) {
             return Err(ServerError::Directory(wish.directory));
@@ -242,6 +255,7 @@ impl Server {
             _acceptor: tasks::spawn(acceptor),
         };
         state.sandboxes.insert(name, served);
+        self.shared.pool.serves(state.sandboxes.len());
         Ok(())
     }
 
@@ -255,6 +269,7 @@ impl Server {
         let Some(served) = state.sandboxes.remove(name) else {
             return Ok(());
         };
+        self.shared.pool.serves(state.sandboxes.len());
         let sandbox = served.sandbox.clone();
         drop(served);
         sockets::close(&self.sockets, &sandbox.directory).map_err(|source| {
@@ -319,23 +334,30 @@ async fn accept(shared: Arc<Shared>, sandbox: Arc<Sandbox>, listener: UnixListen
                 }
             },
         };
+        // One that cannot be bounded is none.
+        if setsockopt(&stream, SndBuf, &buffers::UNREAD).is_err() {
+            continue;
+        }
         let (shared, sandbox) = (shared.clone(), sandbox.clone());
-        match sandbox.enter(&shared.connections, MOST_CONNECTIONS) {
-            Some(slot) => served.start(async move {
-                connection::serve(shared, sandbox, stream).await;
-                drop(slot);
-            }),
-            None if turned_away.len() < MOST_TURNED_AWAY => {
-                turned_away.start(connection::turn_away(shared, sandbox, stream));
+        let cause = match sandbox.enter(&shared) {
+            Ok(slot) => {
+                served.start(async move {
+                    connection::serve(shared, sandbox, stream).await;
+                    drop(slot);
+                });
+                continue;
             }
-            None => close_unheard(&shared, &sandbox, stream),
+            Err(cause) => cause,
+        };
+        let is_heard = turned_away.len() < MOST_TURNED_AWAY;
+        match sandbox.room(&shared, buffers::TASK).filter(|_| is_heard) {
+            Some(room) => turned_away.start(async move {
+                connection::turn_away(shared, sandbox, stream, cause).await;
+                drop(room);
+            }),
+            None => connection::note_dropped(&shared, &sandbox),
         }
     }
-}
-
-fn close_unheard(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>, stream: UnixStream) {
-    connection::note_dropped(shared, sandbox);
-    drop(stream);
 }
 
 /// Where the socket of a folder is.

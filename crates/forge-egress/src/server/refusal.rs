@@ -5,28 +5,39 @@ use forge_core::egress::DenialReason;
 
 use crate::server::leg::Asked;
 
-/// The status of an answer.
-///
-/// What the rules forbid is 403, what failed outside 502, what is too much 429; [`BUSY`] and
-/// [`TOO_SLOW`] are for bounds of their own.
-pub(crate) const fn status(reason: DenialReason) -> u16 {
-    match reason {
-        DenialReason::BadRequest => 400,
-        DenialReason::DnsFailure | DenialReason::ConnectFailed => 502,
-        DenialReason::Limit => 429,
-        _ => 403,
-    }
+/// What a refusal comes from, besides its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The request, by the rules of its phase.
+    Rules,
+    /// The sandbox has as many connections as it may have.
+    Crowded,
+    /// The proxy has no room left, which the sandbox need not be the cause of.
+    Busy,
+    /// The request did not come to its end.
+    Slow,
 }
 
-/// The status when there are too many connections.
-pub(crate) const BUSY: u16 = 503;
-/// The status when a request does not come to its end.
-pub(crate) const TOO_SLOW: u16 = 408;
+/// The status of an answer.
+///
+/// What the rules forbid is 403, what failed outside 502, what is too much 429, or 503 where it may
+/// be less a moment later.
+const fn status(cause: Cause, reason: DenialReason) -> u16 {
+    match (cause, reason) {
+        (_, DenialReason::Isolated) => 403,
+        (Cause::Crowded | Cause::Busy, _) => 503,
+        (Cause::Slow, _) => 408,
+        (Cause::Rules, DenialReason::BadRequest) => 400,
+        (Cause::Rules, DenialReason::DnsFailure | DenialReason::ConnectFailed) => 502,
+        (Cause::Rules, DenialReason::Limit) => 429,
+        (Cause::Rules, _) => 403,
+    }
+}
 
 /// A whole answer of HTTP. `asked` is escaped already; a port of 0 stands for one that could not be
 /// read.
 pub(crate) fn answer(
-    status: u16,
+    cause: Cause,
     reason: DenialReason,
     asked: &Asked,
     level: NetworkLevel,
@@ -37,7 +48,8 @@ pub(crate) fn answer(
         (host, port) => format!("{host}:{port} "),
     };
     let phrase = format!("Blocked by swe-forge egress policy: {to}{reason} (level {level})");
-    let body = format!("{phrase}\n{}\n", hint(reason, level));
+    let body = format!("{phrase}\n{}\n", hint(cause, reason, level));
+    let status = status(cause, reason);
     let length = body.len();
     format!(
         "HTTP/1.1 {status} {phrase}\r\n\
@@ -50,7 +62,7 @@ pub(crate) fn answer(
 }
 
 /// What the author of a task can do about it.
-const fn hint(reason: DenialReason, level: NetworkLevel) -> &'static str {
+const fn hint(cause: Cause, reason: DenialReason, level: NetworkLevel) -> &'static str {
     match (reason, level) {
         (DenialReason::Isolated, _) => {
             "This phase has no network; raise the phase's network level if it must have one."
@@ -74,9 +86,18 @@ const fn hint(reason: DenialReason, level: NetworkLevel) -> &'static str {
         (DenialReason::DnsFailure | DenialReason::ConnectFailed, _) => {
             "The rules allow it, but the host does not answer."
         }
-        (DenialReason::Limit, _) => {
-            "The bounds of this phase on connections, bytes or time are used up."
-        }
+        (DenialReason::Limit, _) => match cause {
+            Cause::Rules => "The bounds of this phase on bytes are used up.",
+            Cause::Crowded => {
+                "The task has as many connections open as it may have at once; it can go on once \
+                 it closes some."
+            }
+            Cause::Busy => {
+                "The proxy, which all tasks share, has no room for this connection now; no bound \
+                 of this phase is used up. It can be tried again."
+            }
+            Cause::Slow => "The request did not come to its end in time.",
+        },
         (DenialReason::NotTls | DenialReason::SniMismatch | DenialReason::Ech, _) => {
             "On this port only TLS that names the same host openly is passed on."
         }
@@ -98,7 +119,7 @@ mod tests {
             port,
         };
         let reason = DenialReason::NotOnAllowlist;
-        let answer = answer(status(reason), reason, &asked, NetworkLevel::PackageOnly);
+        let answer = answer(Cause::Rules, reason, &asked, NetworkLevel::PackageOnly);
         String::from_utf8(answer).unwrap()
     }
 
@@ -123,9 +144,11 @@ mod tests {
     #[test]
     fn every_reason_has_a_status_and_a_hint() {
         for reason in DenialReason::ALL {
-            assert!((400..600).contains(&status(reason)));
-            for level in NetworkLevel::ALL {
-                assert!(!hint(reason, level).is_empty());
+            for cause in [Cause::Rules, Cause::Crowded, Cause::Busy, Cause::Slow] {
+                assert!((400..600).contains(&status(cause, reason)));
+                for level in NetworkLevel::ALL {
+                    assert!(!hint(cause, reason, level).is_empty());
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::http_head::Version;
 use crate::server::body::{Form, Framing};
 
 /// The longest head of an answer, in bytes.
-pub(crate) const MOST_BYTES: usize = 64 * 1024;
+pub(crate) const MOST_BYTES: usize = 32 * 1024;
 const MOST_HEADERS: usize = 256;
 
 /// Headers that are for one connection only, and the one that is the proxy's own word.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Account, lock};
 use crate::policy::{Admission, Inspection, Target, admit, dialable, dialable_literal, inspection};
-use crate::server::buffers::Share;
+use crate::server::Shared;
+use crate::server::buffers::{EACH_CONNECTION, Lender, Pool, Share};
+use crate::server::refusal::Cause;
 
 /// Look-ups of one sandbox under way at once; more wait their turn.
 const MOST_LOOKUPS: usize = 16;
@@ -105,28 +107,21 @@ impl Sandbox {
         lock(&self.state).current.clone()
     }
 
-    /// Puts another policy in place, cuts the connections that it forbids, and waits until they
-    /// are gone.
-    pub(crate) async fn change(&self, next: Current) {
-        let cut = {
-            let mut state = lock(&self.state);
-            let before = &state.current;
-            if before.context.phase == next.context.phase
-                && before.policy.level == next.policy.level
-            {
-                self.allowance.bound(&next.policy.limits);
-            } else {
-                self.allowance.renew(&next.policy.limits);
-            }
-            state.current = Arc::new(next);
-            state.cut_forbidden()
-        };
-        self.gone(|state| !cut.iter().any(|id| state.judged.contains_key(id)))
-            .await;
+    /// Puts another policy in place and cuts the connections that it forbids.
+    pub(crate) fn change(&self, next: Current) -> Forbidden {
+        let mut state = lock(&self.state);
+        let before = &state.current;
+        if before.context.phase == next.context.phase && before.policy.level == next.policy.level {
+            self.allowance.bound(&next.policy.limits);
+        } else {
+            self.allowance.renew(&next.policy.limits);
+        }
+        state.current = Arc::new(next);
+        state.cut_forbidden()
     }
 
     /// As [`change`](Self::change), for other addresses that are denied.
-    pub(crate) async fn deny(&self, denied: Arc<Vec<AddressRange>>) {
+    pub(crate) fn deny(&self, denied: Arc<Vec<AddressRange>>) -> Forbidden {
         let current = self.current();
         self.change(Current {
             policy: current.policy.clone(),
@@ -134,7 +129,12 @@ impl Sandbox {
             denied,
             has_v6: current.has_v6,
         })
-        .await;
+    }
+
+    /// Waits until connections that were cut are gone.
+    pub(crate) async fn rid_of(&self, Forbidden(cut): Forbidden) {
+        self.gone(|state| !cut.iter().any(|id| state.judged.contains_key(id)))
+            .await;
     }
 
     /// Waits until no connection is open.
@@ -190,17 +190,40 @@ impl Sandbox {
         (current, Ok(ticket))
     }
 
-    /// A place for one more connection, if there is one.
-    pub(crate) fn enter(self: &Arc<Self>, all: &Arc<AtomicUsize>, most: usize) -> Option<Slot> {
+    /// A place for one more connection.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none: [`Cause::Crowded`] or [`Cause::Busy`].
+    pub(crate) fn enter(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Slot, Cause> {
         let own = lock(&self.state).current.policy.limits.connections;
-        // Made before the look, so that dropping it undoes both counts.
-        let slot = Slot {
+        if self.open.load(Ordering::Acquire) >= own {
+            return Err(Cause::Crowded);
+        }
+        let room = self.room(shared, EACH_CONNECTION).ok_or(Cause::Busy)?;
+        // Made before the look, so that dropping it undoes the count.
+        let slot = Slot { room };
+        if self.open.fetch_add(1, Ordering::AcqRel) < own {
+            Ok(slot)
+        } else {
+            Err(Cause::Crowded)
+        }
+    }
+
+    /// Memory for something that this sandbox is the reason for, if there is any.
+    pub(crate) fn room(self: &Arc<Self>, shared: &Arc<Shared>, bytes: usize) -> Option<Room> {
+        self.lender(&shared.pool).take(bytes).then(|| Room {
             sandbox: self.clone(),
-            all: all.clone(),
-        };
-        let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let everywhere = all.fetch_add(1, Ordering::AcqRel);
-        (open < own && everywhere < most).then_some(slot)
+            shared: shared.clone(),
+            bytes,
+        })
+    }
+
+    pub(crate) fn lender<'a>(&'a self, pool: &'a Pool) -> Lender<'a> {
+        Lender {
+            pool,
+            share: &self.share,
+        }
     }
 
     /// How long a connection may stand still.
@@ -210,33 +233,49 @@ impl Sandbox {
     }
 }
 
+/// Connections that a change cut.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Forbidden(Vec<u64>);
+
 impl State {
-    fn cut_forbidden(&self) -> Vec<u64> {
+    fn cut_forbidden(&self) -> Forbidden {
         let forbidden = self
             .judged
             .iter()
             .filter(|(_, judged)| !self.current.admits(judged));
-        forbidden
-            .map(|(id, judged)| {
-                judged.cut.cancel();
-                *id
-            })
-            .collect()
+        let cut = forbidden.map(|(id, judged)| {
+            judged.cut.cancel();
+            *id
+        });
+        Forbidden(cut.collect())
     }
 }
 
-/// The place of one connection among those of its sandbox and of all.
-#[derive(Debug)]
-pub(crate) struct Slot {
+/// Memory that is counted until this is dropped.
+pub(crate) struct Room {
     sandbox: Arc<Sandbox>,
-    all: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let lender = self.sandbox.lender(&self.shared.pool);
+        lender.give_back(self.bytes);
+    }
+}
+
+/// The place of one connection among those of its sandbox, with the memory it takes.
+pub(crate) struct Slot {
+    room: Room,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.all.fetch_sub(1, Ordering::AcqRel);
-        self.sandbox.open.fetch_sub(1, Ordering::AcqRel);
-        self.sandbox.ended.notify_waiters();
+        let sandbox = &self.room.sandbox;
+        sandbox.open.fetch_sub(1, Ordering::AcqRel);
+        sandbox.ended.notify_waiters();
     }
 }
 

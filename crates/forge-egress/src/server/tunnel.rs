@@ -2,40 +2,68 @@
 
 use forge_core::egress::DenialReason;
 use tokio::net::TcpStream;
+use tokio::net::tcp::WriteHalf;
 use tokio::net::unix::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
-use crate::client_hello::{self, ClientHello};
+use crate::client_hello::{self, ClientHello, HANDSHAKE};
 use crate::names::Host;
 use crate::policy::{Target, check_client_hello};
-use crate::server::buffers::Source;
+use crate::server::buffers::{Look, Source};
 use crate::server::connection::{Client, Connection};
-use crate::server::copy::{Cut, Way};
+use crate::server::copy::{Cut, Flow, Way};
 use crate::server::leg::Leg;
-use crate::server::sniff::{self, Speech};
+use crate::server::sniff::{self, Line, Speech, Verdict};
 
-/// The first byte of a handshake record of TLS, and the bytes before its content.
-const HANDSHAKE: u8 = 22;
+/// The bytes before the content of a record of TLS.
 const RECORD_HEAD: usize = 5;
 
 /// What was heard of a client so far.
-struct Ear {
+pub(super) struct Ear {
     /// When it must be clear what it speaks.
     deadline: Option<Instant>,
     /// Bytes that were looked at.
     heard: usize,
 }
 
+impl Ear {
+    pub(super) const fn with_deadline(deadline: Instant) -> Self {
+        Self {
+            deadline: Some(deadline),
+            heard: 0,
+        }
+    }
+
+    /// All that is there counts as not looked at.
+    pub(super) const fn forget(&mut self) {
+        self.heard = 0;
+    }
+}
+
 /// What a client may do after its first words.
-enum Heard {
+pub(super) enum Heard {
     /// All it likes.
     Anything,
+    /// TLS, with the hello that was judged.
+    Tls,
     /// Requests, one by one.
     Requests,
+    /// All it likes, unless the line it began turns out to be a request.
+    Line(Line),
     /// Nothing.
     Refused(DenialReason),
     /// It went away without a word.
     Nothing,
+    /// Nothing more than it said.
+    Ended,
+}
+
+/// What is left to do with a connection to a server of which nothing was used yet.
+pub(super) enum Unused {
+    /// The client speaks TLS, and its hello was judged.
+    Tls(TcpStream),
+    /// The client speaks HTTP.
+    Requests(TcpStream),
 }
 
 impl Connection {
@@ -46,41 +74,44 @@ impl Connection {
         client: &mut Client<'_>,
         target: &Target,
         leg: &Leg,
-        mut stream: TcpStream,
+        stream: TcpStream,
     ) {
-        let mut ear = Ear {
-            deadline: Some(Instant::now() + self.shared.timing.hello),
-            heard: 0,
+        let mut ear = Ear::with_deadline(Instant::now() + self.shared.timing.hello);
+        let judged = match self.hear_hello(&mut client.source, &mut ear).await {
+            Ok(hello) => check(&hello, target, leg),
+            Err(Heard::Nothing) => return,
+            Err(Heard::Refused(reason)) => Err(reason),
+            Err(_) => Err(DenialReason::NotTls),
         };
-        let heard = loop {
-            match self.hear_more(&mut client.source, &mut ear).await {
-                Err(heard) => break heard,
-                Ok(()) if !is_worth_a_look(client.source.ahead()) => {}
-                Ok(()) => match client_hello::parse(client.source.ahead()) {
-                    client_hello::Progress::NeedMore
-                        if client.source.ahead().len() < client_hello::MOST_BYTES => {}
-                    client_hello::Progress::Hello(hello) => break check(&hello, target, leg),
-                    _ => break Heard::Refused(DenialReason::NotTls),
-                },
-            }
-        };
-        match heard {
-            Heard::Refused(reason) => return leg.denied(reason),
-            Heard::Nothing => return,
-            Heard::Anything | Heard::Requests => {}
+        match judged {
+            Ok(()) => self.secured(client, target, leg, stream).await,
+            Err(reason) => leg.denied(reason),
         }
-        let flow = self.flow(leg);
-        let (reader, mut sink) = stream.split();
-        let mut server = Source::new(reader);
-        let up = flow.pump_up(&mut client.source, &mut sink);
-        let down = flow.pump(Way::Down, &mut server, &mut client.sink);
-        note(leg, tokio::try_join!(up, down).map(|_| ()));
+    }
+
+    /// Waits for a hello, which is left where it is.
+    pub(super) async fn hear_hello(
+        &self,
+        source: &mut Source<'_, ReadHalf<'_>>,
+        ear: &mut Ear,
+    ) -> Result<ClientHello, Heard> {
+        loop {
+            self.hear_more(source, ear).await?;
+            if !is_worth_a_look(source.ahead()) {
+                continue;
+            }
+            match client_hello::parse(source.ahead()) {
+                client_hello::Progress::NeedMore => {}
+                client_hello::Progress::Hello(hello) => return Ok(hello),
+                _ => return Err(Heard::Refused(DenialReason::NotTls)),
+            }
+        }
     }
 
     /// A tunnel in which the server may speak first. Where `is_checked`, what the client says is
     /// held back until it is clear what it speaks, and TLS must name the host that was judged.
     ///
-    /// Returns the connection to the server, not used yet, when the client speaks HTTP.
+    /// Returns the connection to the server, not used yet, when the client speaks TLS or HTTP.
     pub(super) async fn any(
         &self,
         client: &mut Client<'_>,
@@ -88,12 +119,12 @@ impl Connection {
         leg: &Leg,
         mut stream: TcpStream,
         is_checked: bool,
-    ) -> Option<TcpStream> {
+    ) -> Option<Unused> {
         let flow = self.flow(leg);
-        let is_unused = {
+        let heard = {
             let (reader, mut sink) = stream.split();
-            let mut server = Source::new(reader);
-            let down = flow.pump(Way::Down, &mut server, &mut client.sink);
+            let mut server = Source::new(reader, self.lender());
+            let down = self.pump_down(&flow, &mut server, &mut client.sink);
             tokio::pin!(down);
             let mut has_ended = false;
             let heard = {
@@ -116,32 +147,72 @@ impl Connection {
             match heard {
                 Heard::Refused(reason) => {
                     leg.denied(reason);
-                    false
+                    return None;
                 }
-                Heard::Anything | Heard::Nothing => {
-                    let up = flow.pump_up(&mut client.source, &mut sink);
+                Heard::Anything | Heard::Nothing | Heard::Ended | Heard::Line(_) => {
+                    let up = async {
+                        if let Heard::Line(line) = heard {
+                            self.watch(&mut client.source, &mut sink, &flow, line)
+                                .await?;
+                        }
+                        flow.pump_up(&mut client.source, &mut sink).await
+                    };
                     let result = if has_ended {
                         up.await
                     } else {
                         tokio::try_join!(up, down).map(|_| ())
                     };
                     note(leg, result);
-                    false
+                    return None;
                 }
-                // A server that spoke before it was asked does not speak HTTP/1.
+                // A server that spoke before it was asked speaks neither HTTP/1 nor TLS.
                 Heard::Requests if has_ended || leg.has_received() => {
                     leg.denied(DenialReason::BadRequest);
-                    false
+                    return None;
                 }
-                Heard::Requests => true,
+                Heard::Tls if has_ended || leg.has_received() => {
+                    leg.denied(DenialReason::NotTls);
+                    return None;
+                }
+                Heard::Requests => Unused::Requests,
+                Heard::Tls => Unused::Tls,
             }
         };
-        is_unused.then_some(stream)
+        Some(heard(stream))
+    }
+
+    /// Passes on a line that began as no proper request, until it is known that no server takes it
+    /// for one: it has ended, the server has spoken, or it is longer than any server reads.
+    async fn watch(
+        &self,
+        source: &mut Source<'_, ReadHalf<'_>>,
+        sink: &mut WriteHalf<'_>,
+        flow: &Flow<'_>,
+        mut line: Line,
+    ) -> Result<(), Cut> {
+        loop {
+            let came = source.ahead().len() as u64;
+            flow.copy(Way::Up, source, sink, came).await?;
+            let look = source.look_further(sniff::MOST_BYTES).await;
+            if flow.leg.has_received() {
+                return Ok(());
+            }
+            match look {
+                Look::More(_) => self.activity.moved(),
+                Look::Full => return Err(Cut::Limit),
+                Look::End => return Ok(()),
+            }
+            match line.feed(source.ahead()) {
+                Verdict::Request => return Err(Cut::Form),
+                Verdict::Other => return Ok(()),
+                Verdict::Open => {}
+            }
+        }
     }
 
     async fn hear(
         &self,
-        source: &mut Source<ReadHalf<'_>>,
+        source: &mut Source<'_, ReadHalf<'_>>,
         target: &Target,
         leg: &Leg,
         is_checked: bool,
@@ -151,17 +222,11 @@ impl Connection {
             heard: 0,
         };
         loop {
-            match self.hear_more(source, &mut ear).await {
-                Ok(()) => {}
-                // Half a line and no more: no server takes that for a request with a host.
-                Err(Heard::Refused(DenialReason::NotTls))
-                    if source.ahead().first() != Some(&HANDSHAKE) =>
-                {
-                    return Heard::Anything;
-                }
+            let speech = match self.hear_more(source, &mut ear).await {
+                Ok(()) => sniff::listen(source.ahead()),
+                Err(Heard::Ended) => sniff::heard_all(source.ahead()),
                 Err(heard) => return heard,
-            }
-            let speech = sniff::listen(source.ahead());
+            };
             if !is_checked {
                 if let Speech::Tls(ClientHello { sni: Some(sni), .. }) = speech {
                     leg.named(&sni);
@@ -170,7 +235,13 @@ impl Connection {
             }
             match speech {
                 Speech::Unclear => {}
-                Speech::Tls(hello) => return check(&hello, target, leg),
+                Speech::Tls(hello) => {
+                    return match check(&hello, target, leg) {
+                        Ok(()) => Heard::Tls,
+                        Err(reason) => Heard::Refused(reason),
+                    };
+                }
+                Speech::Line(line) => return Heard::Line(line),
                 Speech::BrokenTls => return Heard::Refused(DenialReason::NotTls),
                 Speech::Http => return Heard::Requests,
                 Speech::Other => return Heard::Anything,
@@ -180,9 +251,9 @@ impl Connection {
 
     /// Reads further ahead, unless there is something already that was not looked at. From the
     /// first byte on there is a deadline.
-    async fn hear_more(
+    pub(super) async fn hear_more(
         &self,
-        source: &mut Source<ReadHalf<'_>>,
+        source: &mut Source<'_, ReadHalf<'_>>,
         ear: &mut Ear,
     ) -> Result<(), Heard> {
         if source.ahead().len() <= ear.heard {
@@ -195,9 +266,10 @@ impl Connection {
                 },
             };
             match more {
-                Ok(1..) => self.activity.moved(),
-                Ok(0) | Err(_) if source.ahead().is_empty() => return Err(Heard::Nothing),
-                Ok(0) | Err(_) => return Err(Heard::Refused(DenialReason::NotTls)),
+                Look::More(_) => self.activity.moved(),
+                Look::Full => return Err(Heard::Refused(DenialReason::Limit)),
+                Look::End if source.ahead().is_empty() => return Err(Heard::Nothing),
+                Look::End => return Err(Heard::Ended),
             }
         }
         ear.heard = source.ahead().len();
@@ -207,16 +279,14 @@ impl Connection {
     }
 }
 
-fn check(hello: &ClientHello, target: &Target, leg: &Leg) -> Heard {
+/// Judges and notes the name in a hello.
+pub(super) fn check(hello: &ClientHello, target: &Target, leg: &Leg) -> Result<(), DenialReason> {
     if let Some(sni) = &hello.sni {
         leg.named(sni);
     }
-    let Host::Name(name) = &target.host else {
-        return Heard::Refused(DenialReason::SniMismatch);
-    };
-    match check_client_hello(hello, name) {
-        Ok(()) => Heard::Anything,
-        Err(reason) => Heard::Refused(reason),
+    match &target.host {
+        Host::Name(name) => check_client_hello(hello, name),
+        Host::Address(_) => Err(DenialReason::SniMismatch),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Hellos of any kind.
 
-use forge_egress::client_hello::{MOST_BYTES, Progress, parse};
+use forge_egress::client_hello::{MOST_BYTES, Progress, length, parse};
 use proptest::prelude::*;
 
 fn vector(content: &[u8]) -> Vec<u8> {
@@ -67,7 +67,9 @@ proptest! {
         let Progress::Hello(found) = progress else { panic!("{progress:?}") };
         prop_assert_eq!(found.sni.as_ref(), Some(&name));
         prop_assert!(!found.has_ech);
-        prop_assert_eq!(parse(&[bytes, tail].concat()), Progress::Hello(found));
+        let longer = [bytes, tail].concat();
+        prop_assert_eq!(length(&longer), Some(taken));
+        prop_assert_eq!(parse(&longer), Progress::Hello(found));
     }
 
     #[test]

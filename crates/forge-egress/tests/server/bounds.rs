@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::time::Duration;
 
 use forge_core::PhaseName;
+use forge_core::connection::ConnectionVerdict;
 use forge_core::egress::{DenialReason, EgressPolicy};
 use forge_egress::server::{Options, Server, Timing, socket_path};
 use tokio::io::AsyncWriteExt;
@@ -37,6 +38,10 @@ async fn a_policy_ends_the_connections_that_it_forbids_and_no_others() {
     assert_eq!(proxy.server.log().len(), 1);
     let record = proxy.record().await;
     assert_eq!(record.reason, Some(DenialReason::PolicyChanged));
+    // It had been let through.
+    assert_eq!(record.verdict, ConnectionVerdict::Allowed);
+    let counters = proxy.server.counters("s").await.unwrap();
+    assert_eq!((counters.allowed, counters.denied), (1, 0));
     assert_eq!(
         (record.host.as_str(), record.bytes_up),
         ("cut.example.org", 1)
@@ -82,6 +87,14 @@ async fn connections_beyond_the_bound_are_told_so_and_others_do_not_notice() {
     let answer = rest_text(&mut client).await;
     assert_denied(&answer, 503, DenialReason::Limit);
     assert_eq!(proxy.record().await.reason, Some(DenialReason::Limit));
+    // The bound is told of, and the record says what was refused.
+    let mut client = proxy.request("greedy", &connect("example.org:443")).await;
+    let answer = rest_text(&mut client).await;
+    assert_denied(&answer, 503, DenialReason::Limit);
+    assert!(answer.contains("policy: example.org:443 limit"), "{answer}");
+    assert!(answer.contains("as many connections open"), "{answer}");
+    let record = proxy.record().await;
+    assert_eq!((record.host.as_str(), record.port), ("example.org", 443));
 
     let mut client = proxy.request("other", &connect("example.net:443")).await;
     let answer = rest_text(&mut client).await;

@@ -72,6 +72,13 @@ fn hello_of(version: u32) -> ControlRequest {
     }
 }
 
+fn denying(ranges: &[&str]) -> ControlRequest {
+    ControlRequest::Hello {
+        version: CONTROL_VERSION,
+        denied: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+    }
+}
+
 fn answered(id: u64, error: Option<&str>) -> ControlEvent {
     ControlEvent::Answer {
         id,
@@ -191,6 +198,68 @@ async fn an_engine_that_does_not_introduce_itself_is_closed() {
         assert_eq!(engine.event().await, None);
     }
     assert_eq!(std::fs::read_dir(proxy.sockets()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_renewed_list_of_addresses_holds_at_once_for_old_and_new_connections() {
+    let mut proxy = proxy();
+    let mut kept_server = proxy.server_at("93.184.215.15", 9000).await;
+    let mut server = proxy.server(9000).await;
+    proxy.world.name("kept.example.org", &["93.184.215.15"]);
+    proxy.world.name("cut.example.org", &[PUBLIC]);
+    let mut engine = Engine::known(&proxy).await;
+    for sandbox in ["s", "t"] {
+        let wish = wish(sandbox, full());
+        engine.ask(ControlRequest::Set(Box::new(wish))).await;
+    }
+    let mut kept = proxy.tunnel("s", "kept.example.org:9000").await;
+    let mut kept_outside = kept_server.accept().await;
+    let mut cut = [
+        proxy.tunnel("s", "cut.example.org:9000").await,
+        proxy.tunnel("t", &format!("{PUBLIC}:9000")).await,
+    ];
+    let _outside = [server.accept().await, server.accept().await];
+
+    // The records come before the answer: when it is there, the connections are not.
+    let mut events = engine.ask(denying(&["93.184.215.14/32"])).await;
+    assert_eq!(events.pop(), Some(answered(4, None)));
+    for event in &events {
+        let ControlEvent::Connection(record) = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(record.reason, Some(DenialReason::PolicyChanged));
+        assert_eq!(record.ip, Some(PUBLIC.parse().unwrap()));
+    }
+    assert_eq!(events.len(), 2);
+    for client in &mut cut {
+        assert!(rest(client).await.is_empty());
+    }
+    kept.write_all(b"still").await.unwrap();
+    assert_eq!(exactly(&mut kept_outside, 5).await, "still");
+    for host in ["cut.example.org", PUBLIC] {
+        let request = connect(&format!("{host}:9000"));
+        let mut client = proxy.request("s", &request).await;
+        let answer = rest_text(&mut client).await;
+        assert_denied(&answer, 403, DenialReason::PrivateAddress);
+    }
+
+    // The list takes the place of the one before.
+    let mut events = engine.ask(denying(&["93.184.215.15/32"])).await;
+    assert_eq!(events.pop(), Some(answered(5, None)));
+    assert!(rest(&mut kept).await.is_empty());
+    proxy.tunnel("s", "cut.example.org:9000").await;
+}
+
+#[tokio::test]
+async fn a_renewed_list_from_another_version_ends_the_connection() {
+    let proxy = proxy();
+    let mut engine = Engine::known(&proxy).await;
+    let answer = engine.ask(hello_of(CONTROL_VERSION + 1)).await.pop();
+    assert!(matches!(
+        answer,
+        Some(ControlEvent::Answer { error: Some(_), .. })
+    ));
+    assert_eq!(engine.event().await, None);
 }
 
 #[tokio::test]

@@ -4,8 +4,11 @@
 
 mod bounds;
 mod control;
+mod handshake;
 mod http;
+mod memory;
 mod program;
 mod refusals;
+mod smuggling;
 mod support;
 mod tunnels;

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use forge_api::egress::HostAddresses;
 use forge_core::egress::{DenialReason, EgressPolicy};
 use forge_egress::server::socket_path;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -89,10 +90,23 @@ async fn it_is_driven_through_its_relay_and_ends_when_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn it_prints_the_addresses_of_the_network_it_runs_in() {
+    let output = program().arg("addresses").output().await.unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    assert!(text.starts_with("{\"addresses\":[\"") && text.ends_with("\"]}\n"));
+    let found: HostAddresses = serde_json::from_str(&text).unwrap();
+    assert!(found.addresses.contains(&"127.0.0.1".parse().unwrap()));
+    assert!(found.addresses.is_sorted());
+}
+
+#[tokio::test]
 async fn arguments_that_make_no_sense_are_refused() {
     for arguments in [
         &["serve"][..],
         &["control"],
+        &["addresses", "--control", "a"],
         &["serve", "--control", "a"],
         &[],
         &["x"],

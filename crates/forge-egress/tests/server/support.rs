@@ -248,6 +248,12 @@ pub(crate) async fn exactly(client: &mut (impl AsyncReadExt + Unpin), count: usi
     String::from_utf8(bytes).unwrap()
 }
 
+pub(crate) async fn bytes(client: &mut (impl AsyncReadExt + Unpin), count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    client.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
 /// Everything up to the end, however it comes.
 pub(crate) async fn rest(client: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -294,4 +300,17 @@ pub(crate) fn hello(name: Option<&str>, others: &[u16]) -> Vec<u8> {
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
     let message = [&[1][..], &length[1..], &body].concat();
     [&[22, 3, 1][..], &prefixed(&message)].concat()
+}
+
+/// The random number with which a server asks for another hello.
+pub(crate) const RETRY: [u8; 32] = [
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
+    0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+];
+
+/// A server's answer to a hello.
+pub(crate) fn answer(random: [u8; 32]) -> Vec<u8> {
+    let body = [&[3, 3][..], &random, &[0, 0x13, 1, 0, 0, 0]].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    [&[22, 3, 3, 0, length + 4, 2, 0, 0, length][..], &body].concat()
 }

@@ -51,9 +51,26 @@ async fn what_is_no_tls_for_the_host_is_closed_without_a_byte_sent() {
 
 #[tokio::test]
 async fn tls_for_the_host_flows_from_its_first_byte() {
-    let words = [hello(Some("Example.ORG"), &[]), b"and more".to_vec()].concat();
-    let got = said(443, limited(&["example.org"]), &words).await;
-    assert_eq!(got, (words, None));
+    let mut proxy = Proxy::new();
+    let mut server = proxy.server(443).await;
+    proxy.world.name("example.org", &[PUBLIC]);
+    proxy.set("s", limited(&["example.org"])).await;
+    let mut client = proxy.tunnel("s", "example.org:443").await;
+    let words = hello(Some("Example.ORG"), &[]);
+    // Early data waits for the answer, as does the end.
+    let early = [23, 3, 3, 0, 1, 9];
+    client.write_all(&words).await.unwrap();
+    client.write_all(&early).await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut outside = server.accept().await;
+    assert_eq!(bytes(&mut outside, words.len()).await, words);
+    let answer = [answer([7; 32]), b"and more".to_vec()].concat();
+    outside.write_all(&answer).await.unwrap();
+    assert_eq!(bytes(&mut client, answer.len()).await, answer);
+    assert_eq!(rest(&mut outside).await, early);
+    drop(outside);
+    assert!(rest(&mut client).await.is_empty());
+    assert_eq!(proxy.record().await.reason, None);
 }
 
 #[tokio::test]

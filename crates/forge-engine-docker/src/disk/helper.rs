@@ -7,24 +7,20 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, ImageSummary};
-use bollard::query_parameters::{
-    CreateContainerOptions, ListImagesOptions, LogsOptions, RemoveContainerOptions,
-    RemoveImageOptions, StartContainerOptions, WaitContainerOptions,
-};
+use bollard::models::{ContainerCreateBody, HostConfig, ImageSummary};
+use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions};
 use bytes::Bytes;
 use forge_core::limits::MEBIBYTE;
 use forge_core::ownership::{Role, keys};
 use forge_engine::{EngineError, EngineErrorKind, Operation};
 use forge_wire::INIT_PATH;
-use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 
 use super::host;
 use crate::archive::Archive;
 use crate::engine::DockerEngine;
 use crate::failure::{During, engine_error, is_not_found};
+use crate::helper;
 use crate::names::{DISK_IMAGE_ROLE, DISK_REPOSITORY};
 
 /// A file of a hundred gigabytes, preallocated, takes a second.
@@ -35,8 +31,6 @@ const MEMORY: u64 = 256 * MEBIBYTE;
 const PROCESSES: i64 = 16;
 /// Loop devices, and the device that hands them out.
 const DEVICES: [&str; 2] = ["b 7:* rwm", "c 10:237 rwm"];
-/// What is said of a failure is far shorter.
-const OUTPUT: usize = 64 * 1024;
 
 impl DockerEngine {
     pub(super) async fn volume_command_in_helper(
@@ -49,74 +43,12 @@ impl DockerEngine {
         let name = format!("swe-forge-disk-{}", uuid::Uuid::new_v4().simple());
         let remapped = self.machine().await?.remapped;
         let body = self.helper_body(&image, pool, arguments, remapped);
-        let ended = self.run_helper(operation, &name, body).await;
-        let options = RemoveContainerOptions {
-            force: true,
-            v: true,
-            ..RemoveContainerOptions::default()
-        };
-        let removed = self
-            .client
-            .docker
-            .remove_container(&name, Some(options))
-            .await;
-        if let Err(error) = removed
-            && !is_not_found(&error)
-        {
-            tracing::warn!(helper = name, %error, "a helper container was left behind");
+        let client = &self.client;
+        let ended = client.run_once(operation, &name, body, PATIENCE).await?;
+        if ended.code == 0 {
+            return Ok(ended.output);
         }
-        let (code, output) = ended?;
-        let output = output.trim();
-        if code == 0 {
-            return Ok(output.to_owned());
-        }
-        Err(host::failure(operation, pool, output))
-    }
-
-    async fn run_helper(
-        &self,
-        operation: Operation,
-        name: &str,
-        body: ContainerCreateBody,
-    ) -> Result<(i64, String), EngineError> {
-        let docker = &self.client.docker;
-        let options = CreateContainerOptions {
-            name: Some(name.to_owned()),
-            ..CreateContainerOptions::default()
-        };
-        let created = Box::pin(docker.create_container(Some(options), body)).await;
-        created.during(operation, name)?;
-        let options = None::<StartContainerOptions>;
-        let started = docker.start_container(name, options).await;
-        started.during(operation, name)?;
-        let options = None::<WaitContainerOptions>;
-        let mut waiting = Box::pin(docker.wait_container(name, options));
-        let ended = tokio::time::timeout(PATIENCE, waiting.next()).await;
-        let code = match ended {
-            Ok(Some(Ok(answer))) => answer.status_code,
-            Ok(Some(Err(BollardError::DockerContainerWaitError { code, .. }))) => code,
-            Ok(Some(Err(error))) => return Err(engine_error(operation, name, error)),
-            Ok(None) | Err(_) => {
-                let message = "the helper container does not end";
-                let kind = EngineErrorKind::Deadline;
-                return Err(EngineError::new(kind, operation, name, message));
-            }
-        };
-        let options = LogsOptions {
-            stdout: true,
-            stderr: true,
-            tail: "all".to_owned(),
-            ..LogsOptions::default()
-        };
-        let mut logs = Box::pin(docker.logs(name, Some(options)));
-        let mut output = String::new();
-        while let Some(piece) = logs.next().await {
-            output.push_str(&piece.during(operation, name)?.to_string());
-            if output.len() > OUTPUT {
-                break;
-            }
-        }
-        Ok((code, output))
+        Err(host::failure(operation, pool, &ended.complaint))
     }
 
     fn helper_body(
@@ -144,21 +76,14 @@ impl DockerEngine {
                 network_mode: Some("none".to_owned()),
                 // This form makes the folder on the engine's machine where it is missing.
                 binds: Some(vec!["/dev:/dev".to_owned(), format!("{pool}:{pool}")]),
-                readonly_rootfs: Some(true),
-                cap_drop: texts(&["ALL"]),
                 cap_add: texts(&["SYS_ADMIN"]),
                 device_cgroup_rules: texts(&DEVICES),
+                // The profile of sandboxes has no mounting; the engine's own opens with the
+                // capability.
                 security_opt: texts(&["no-new-privileges", "label=disable"]),
                 // A mapped root has no say over devices.
                 userns_mode: remapped.then(|| "host".to_owned()),
-                memory: i64::try_from(MEMORY).ok(),
-                pids_limit: Some(PROCESSES),
-                log_config: Some(HostConfigLogConfig {
-                    typ: Some("json-file".to_owned()),
-                    config: None,
-                }),
-                init: Some(false),
-                ..HostConfig::default()
+                ..helper::confinement(MEMORY, PROCESSES)
             }),
             ..ContainerCreateBody::default()
         }

@@ -6,18 +6,29 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use forge_engine::{EngineError, EngineErrorKind, Operation};
 
 use crate::engine::DockerEngine;
-use crate::failure::During;
 
 /// First part of the program's name in the pool.
 const PROGRAM: &str = "forge-init-";
+/// Lengths of the names of pools, of what tells programs apart, and of what is being placed.
+const POOL_NAME: usize = 16;
+const DIGEST: usize = 16;
+const UUID: usize = 32;
 /// Another thread that starts a process may hold the new file open for writing until then.
 const BUSY_ATTEMPTS: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// What says that a disk is full: the kernel's words, and those of `forge-init`.
+const FULL: [&str; 3] = [
+    "No space left",
+    "Disk quota exceeded",
+    "the engine's disk is full",
+];
+/// A program that was used within this time may be about to be used again by whoever placed it.
+const LEFT_AFTER: Duration = Duration::from_secs(3600);
 const MOUNTS: &str = "/proc/self/mounts";
 const KERNEL: &str = "/proc/sys/kernel/osrelease";
 
@@ -37,19 +48,21 @@ impl DockerEngine {
             .unwrap_or(Path::new("/"))
             .to_owned();
         let work = move || {
-            make_closed(&folder)?;
-            let program = match digest {
-                Some(digest) => program(&folder, &digest, &bytes)?,
-                // A process that only removes takes the one that made what it removes.
-                None => left_program(&folder)?,
-            };
-            start(&program, &arguments)
+            make_closed(&folder)
+                .map_err(|error| about(&folder, &error))
+                .and_then(|()| match digest {
+                    Some(digest) => program(&folder, &digest, &bytes),
+                    // A process that only removes takes the one that made what it removes.
+                    None => left_program(&folder),
+                })
+                .and_then(|program| start(&program, &arguments))
         };
         let output = tokio::task::spawn_blocking(work)
             .await
             .map_err(io::Error::other)
             .flatten()
-            .during(operation, pool)?;
+            // Without the cause as its source: the text has all of it.
+            .map_err(|error| failure(operation, pool, &error.to_string()))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             return Ok(text(&output.stdout));
@@ -60,7 +73,8 @@ impl DockerEngine {
 
 /// What `forge-init volume` said when it failed.
 pub(super) fn failure(operation: Operation, pool: &str, said: &str) -> EngineError {
-    let kind = if said.contains("No space left") || said.contains("Disk quota exceeded") {
+    let is_full = |said: &str| FULL.iter().any(|full| said.contains(full));
+    let kind = if is_full(said) {
         EngineErrorKind::Exhausted
     } else {
         EngineErrorKind::Internal
@@ -94,6 +108,11 @@ fn is_machine_s(mounts: &str) -> bool {
     dev.next_back().flatten() == Some("devtmpfs")
 }
 
+/// Names the file that a failure is about, which the kernel's own text does not.
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// The folder in which nobody else may put a program.
 fn make_closed(folder: &Path) -> io::Result<()> {
     DirBuilder::new()
@@ -118,6 +137,7 @@ fn program(folder: &Path, digest: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     let path = folder.join(format!("{PROGRAM}{digest}"));
     let length = bytes.len() as u64;
     if std::fs::metadata(&path).is_ok_and(|found| found.len() == length) {
+        mark_used(&path);
         return Ok(path);
     }
     let beside = folder.join(format!(".{}", uuid::Uuid::new_v4().simple()));
@@ -130,10 +150,72 @@ fn program(folder: &Path, digest: &str, bytes: &[u8]) -> io::Result<PathBuf> {
     drop(file);
     let placed = written.and_then(|()| std::fs::rename(&beside, &path));
     if let Err(error) = placed {
-        std::fs::remove_file(&beside)?;
-        return Err(error);
+        drop(std::fs::remove_file(&beside));
+        return Err(about(&path, &error));
     }
     Ok(path)
+}
+
+/// So that [`remove_left`] of another process spares it.
+fn mark_used(path: &Path) {
+    let touched = std::fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    if let Err(error) = touched {
+        tracing::debug!(path = %path.display(), %error, "the use of a program could not be noted");
+    }
+}
+
+/// Removes programs of other builds from the folder of pools, what was left of placing one, and
+/// empty pools of engines that are gone; nothing that anybody used within [`LEFT_AFTER`].
+/// Whoever still uses one of these makes it again: no program runs from its name.
+pub(super) fn remove_left(folder: &Path, own_pool: &Path, digest: Option<&str>) -> io::Result<()> {
+    let own = digest.map(|digest| format!("{PROGRAM}{digest}"));
+    let newest = left_program(folder).ok();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, found) = (entry.path(), entry.metadata()?);
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let age = SystemTime::now().duration_since(found.modified()?);
+        let is_left = age.is_ok_and(|age| age >= LEFT_AFTER);
+        if !is_left || found.uid() != nix::unistd::geteuid().as_raw() || path == own_pool {
+            continue;
+        }
+        let removed = if found.is_dir() && is_hex(name, POOL_NAME) {
+            // Only an empty one goes.
+            std::fs::remove_dir(&path)
+        } else if found.is_file() && is_program(name) {
+            let is_needed = match &own {
+                Some(own) => own == name,
+                None => newest.as_ref() == Some(&path),
+            };
+            if is_needed {
+                continue;
+            }
+            std::fs::remove_file(&path)
+        } else {
+            continue;
+        };
+        match removed {
+            Ok(()) => tracing::debug!(path = %path.display(), "a left part of a pool is removed"),
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "a part of a pool stays");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is the name of a program, or of one that is being placed.
+fn is_program(name: &str) -> bool {
+    let program = name.strip_prefix(PROGRAM);
+    let beside = name.strip_prefix('.');
+    program.is_some_and(|rest| is_hex(rest, DIGEST))
+        || beside.is_some_and(|rest| is_hex(rest, UUID))
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == length && text.bytes().all(digit)
 }
 
 fn left_program(folder: &Path) -> io::Result<PathBuf> {
@@ -212,6 +294,38 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
         assert!(make_closed(&link).is_err());
+    }
+
+    #[test]
+    fn what_older_builds_and_engines_left_goes_when_nobody_used_it_lately() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let (a, b) = ("a".repeat(16), "b".repeat(16));
+        let (own, older) = (format!("{PROGRAM}{a}"), format!("{PROGRAM}{b}"));
+        let placing = format!(".{}", "c".repeat(32));
+        for name in [&own, &older, &placing, "forge-init-notes"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        std::fs::create_dir(path(&a)).unwrap();
+        std::fs::create_dir(path(&b)).unwrap();
+        std::fs::create_dir(path("0000000000000000")).unwrap();
+        std::fs::write(path("0000000000000000").join("x.img"), "").unwrap();
+        let names = || {
+            let entries = std::fs::read_dir(folder.path()).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let all = names();
+        remove_left(folder.path(), &path(&a), Some(&a)).unwrap();
+        assert_eq!(names(), all);
+        for name in &all {
+            let file = std::fs::File::open(path(name)).unwrap();
+            file.set_modified(SystemTime::now() - 2 * LEFT_AFTER)
+                .unwrap();
+        }
+        remove_left(folder.path(), &path(&a), Some(&a)).unwrap();
+        let kept = [&own, &a, "0000000000000000", "forge-init-notes"].map(str::to_owned);
+        assert_eq!(names(), kept.into());
     }
 
     #[test]

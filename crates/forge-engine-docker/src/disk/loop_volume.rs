@@ -179,6 +179,14 @@ impl DockerEngine {
     async fn sweep_own_pool(&self) -> Result<(), EngineError> {
         const OPERATION: Operation = Operation::List;
         let pool = self.pool().await?;
+        let swept = host::remove_left(
+            &self.disk.options.pool,
+            Path::new(pool),
+            self.program_digest(),
+        );
+        if let Err(error) = swept {
+            tracing::debug!(%error, "left programs and pools were not looked for");
+        }
         let files = names_in(Path::new(pool)).during(OPERATION, pool)?;
         if files.is_empty() {
             return Ok(());

@@ -120,12 +120,16 @@ impl DockerEngine {
                 // Says nothing about what the machine can do.
                 Err(error) if is_passing(error.kind) => return Err(error),
                 Err(error) if wanted.is_some() => {
-                    let refusal = unsupported(DiskQuota::Loop, &error.message);
-                    return Err(refusal.with_source(error));
+                    // Not as its source: that would say the same once more.
+                    let why = format!("pool {}: {}", error.subject, error.message);
+                    return Err(unsupported(DiskQuota::Loop, &why));
                 }
                 Err(error) => tracing::warn!(
+                    pool = error.subject,
                     why = error.message,
-                    "workspaces have no file system of their own; PID 1 watches their size"
+                    "the pool of workspaces cannot be used, so workspaces have no file system of \
+                     their own: PID 1 watches their size instead, and a fast writer may pass it \
+                     for a moment"
                 ),
             }
         }

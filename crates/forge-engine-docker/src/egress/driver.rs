@@ -1,26 +1,28 @@
-//! The task that holds the control connection: what shall be in force, who waits for what, and
-//! how the proxy is brought back when it is gone.
+//! The task that holds the control connection: how it is made, served, and made again when the
+//! proxy is gone. What shall be in force, and who waits for what, is [`state`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use forge_api::egress::{ControlEvent, ControlRequest, SandboxPolicy};
-use forge_core::connection::EgressCounters;
+use forge_api::egress::{ControlEvent, SandboxPolicy};
 use forge_core::egress::AddressRange;
-use forge_core::{EgressPolicy, NetworkLevel};
 use forge_engine::channel::Duplex;
 use forge_engine::{EgressRecords, EngineError, EngineErrorKind, Operation};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::ledger::Ledger;
 use super::link::{Link, LinkError};
+use state::State;
+
+mod state;
 
 const OPERATION: Operation = Operation::Network;
-/// How long a request waits for a proxy that is made for the first time.
-const FIRST_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a request waits for a proxy that is made for the first time: longer than one attempt,
+/// so that it is told what came of it.
+const FIRST_PATIENCE: Duration = Duration::from_secs(70);
 /// How long a request waits for a proxy that was there and is brought back.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long one attempt to reach the proxy may take, all that must be made for it included.
@@ -31,11 +33,21 @@ const ANSWER: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How old the list of denied addresses may be when somebody is let out.
+const FRESH: Duration = Duration::from_secs(30);
+/// After this time the list is made again while anybody is out.
+const RENEWAL: Duration = Duration::from_secs(120);
+/// How often the proxy is asked what those who are out have used: what it has not told is lost
+/// with it.
+const ROUND: Duration = Duration::from_secs(2);
+
 /// A fresh control connection, nothing said on it yet.
 pub(super) struct Control {
     pub(super) stream: Box<dyn Duplex>,
-    /// Addresses of the engine's machine.
+    /// Addresses of the engine's machine, in order.
     pub(super) denied: Vec<AddressRange>,
+    /// Tells the proxy's process from those before and after it.
+    pub(super) process: String,
 }
 
 /// Makes control connections, and whatever must be there for one.
@@ -43,6 +55,9 @@ pub(super) struct Control {
 pub(super) trait Source: Send + Sync {
     /// A new connection.
     async fn connect(&self) -> Result<Control, EngineError>;
+
+    /// The addresses that are denied as they are now, in order.
+    async fn denied(&self) -> Result<Vec<AddressRange>, EngineError>;
 }
 
 /// What the driver is asked for. Whoever drops the receiver of an answer stops waiting; what was
@@ -69,35 +84,6 @@ pub(super) enum Order {
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 
-/// A question and how long somebody has been waiting.
-struct Question {
-    what: What,
-    since: Instant,
-}
-
-enum What {
-    Set {
-        sandbox: String,
-        reply: Option<Reply<()>>,
-    },
-    Remove {
-        sandbox: String,
-        reply: Option<oneshot::Sender<()>>,
-    },
-    Take {
-        sandbox: String,
-        reply: Reply<EgressRecords>,
-    },
-}
-
-/// A sandbox whose socket is open, or shall be.
-struct Known {
-    wanted: SandboxPolicy,
-    ledger: Ledger,
-    /// Whether a policy was ever in force. One that never was has nothing to lose.
-    established: bool,
-}
-
 /// Why a connection was left.
 enum Stop {
     Closed,
@@ -118,12 +104,9 @@ pub(super) async fn run(source: Arc<dyn Source>, mut orders: mpsc::Receiver<Orde
         }
         match connect(&source, &mut orders, &mut state).await {
             None => return,
-            Some(Ok((link, early))) => {
+            Some(Ok(opened)) => {
                 pause = FIRST_PAUSE;
-                for event in early {
-                    state.event(event);
-                }
-                match serve(link, &mut orders, &mut state).await {
+                match serve(opened, &source, &mut orders, &mut state).await {
                     Stop::Closed => return,
                     Stop::Lost(error) => {
                         tracing::warn!(%error, "the egress proxy is out of reach");
@@ -143,7 +126,14 @@ pub(super) async fn run(source: Arc<dyn Source>, mut orders: mpsc::Receiver<Orde
     }
 }
 
-type Opened = Result<(Link, Vec<ControlEvent>), EngineError>;
+/// A connection that greeted.
+struct Opened {
+    link: Link,
+    /// What came before the greeting was answered.
+    early: Vec<ControlEvent>,
+    denied: Vec<AddressRange>,
+    process: String,
+}
 
 /// One attempt; orders that come meanwhile are kept. `None` when it is time to close, and then
 /// nothing is under way any more: what was being made could not be removed.
@@ -151,7 +141,7 @@ async fn connect(
     source: &Arc<dyn Source>,
     orders: &mut mpsc::Receiver<Order>,
     state: &mut State,
-) -> Option<Opened> {
+) -> Option<Result<Opened, EngineError>> {
     let mut opening = Box::pin(open(source.clone()));
     loop {
         let expiry = state.next_expiry();
@@ -169,12 +159,17 @@ async fn connect(
     }
 }
 
-async fn open(source: Arc<dyn Source>) -> Opened {
+async fn open(source: Arc<dyn Source>) -> Result<Opened, EngineError> {
     let greeting = async {
         let control = source.connect().await?;
         let mut link = Link::new(control.stream);
-        match timeout(ANSWER, link.greet(control.denied)).await {
-            Ok(Ok(early)) => Ok((link, early)),
+        match timeout(ANSWER, link.greet(control.denied.clone())).await {
+            Ok(Ok(early)) => Ok(Opened {
+                link,
+                early,
+                denied: control.denied,
+                process: control.process,
+            }),
             Ok(Err(error)) => Err(link_error(error)),
             Err(_) => Err(link_error(LinkError::Silent)),
         }
@@ -198,32 +193,75 @@ fn link_error(error: LinkError) -> EngineError {
     failure(kind, "", &error.to_string()).with_source(error)
 }
 
+/// The list of denied addresses while it is made again.
+type Renewal<'s> =
+    Pin<Box<dyn Future<Output = Result<Vec<AddressRange>, EngineError>> + Send + 's>>;
+
 /// Serves orders over a connection that greeted.
-async fn serve(mut link: Link, orders: &mut mpsc::Receiver<Order>, state: &mut State) -> Stop {
+async fn serve(
+    opened: Opened,
+    source: &Arc<dyn Source>,
+    orders: &mut mpsc::Receiver<Order>,
+    state: &mut State,
+) -> Stop {
+    let mut link = opened.link;
+    state.connected(opened.process, opened.denied, opened.early);
     state.resume(&mut link);
-    loop {
+    let mut renewal: Option<Renewal<'_>> = None;
+    let mut round = Instant::now() + ROUND;
+    let stop = loop {
+        if renewal.is_none() && state.is_renewal_due() {
+            renewal = Some(Box::pin(renewed(source)));
+        }
         let late = state.answer_due();
+        let due = state.renewal_due().filter(|_| renewal.is_none());
         tokio::select! {
             progress = link.progress() => match progress {
                 Ok(None) => {}
-                Ok(Some(event)) => {
-                    if let Some(request) = state.event(event) {
-                        state.ask(&mut link, request);
-                    }
-                }
-                Err(error) => return Stop::Lost(error),
+                Ok(Some(event)) => if let Err(error) = state.event(&mut link, event) {
+                    break Stop::Lost(error);
+                },
+                Err(error) => break Stop::Lost(error),
             },
             order = orders.recv() => match order {
-                None | Some(Order::Close) => return Stop::Closed,
-                Some(order) => {
-                    let question = state.note(order);
-                    if let Some(question) = question {
-                        state.ask(&mut link, question);
-                    }
-                }
+                None | Some(Order::Close) => break Stop::Closed,
+                Some(order) => state.order(&mut link, order),
             },
-            () = at(late) => return Stop::Lost(LinkError::Silent),
+            made = ready(&mut renewal) => {
+                renewal = None;
+                state.renewed(&mut link, made);
+            }
+            () = sleep_until(round), if state.is_anybody_out() => {
+                round = Instant::now() + ROUND;
+                state.ask_round(&mut link);
+            }
+            () = at(due) => {}
+            () = at(late) => break Stop::Lost(LinkError::Silent),
         }
+    };
+    if let (Stop::Closed, Some(renewal)) = (&stop, renewal) {
+        // What is being made for it could not be removed; nobody waits for the list any more.
+        renewal.await.ok();
+    }
+    stop
+}
+
+async fn renewed(source: &Arc<dyn Source>) -> Result<Vec<AddressRange>, EngineError> {
+    match timeout(ATTEMPT, source.denied()).await {
+        Ok(made) => made,
+        Err(_) => Err(failure(
+            EngineErrorKind::Deadline,
+            "",
+            "the denied addresses were not found out in time",
+        )),
+    }
+}
+
+/// Resolves when the list is made, or never when none is being made.
+async fn ready(renewal: &mut Option<Renewal<'_>>) -> Result<Vec<AddressRange>, EngineError> {
+    match renewal {
+        Some(renewal) => renewal.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -249,345 +287,6 @@ async fn at(time: Option<Instant>) {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// Everything the driver knows.
-#[derive(Default)]
-struct State {
-    sandboxes: BTreeMap<String, Known>,
-    /// Sandboxes that are gone and that the proxy may not know to be.
-    removed: BTreeSet<String>,
-    /// Asked on this connection.
-    asked: BTreeMap<u64, Question>,
-    /// Waiting for a connection.
-    parked: Vec<Question>,
-    /// Why there is none.
-    last_failure: Option<EngineError>,
-    was_connected: bool,
-}
-
-impl State {
-    fn is_idle(&self) -> bool {
-        self.sandboxes.is_empty() && self.parked.is_empty()
-    }
-
-    fn patience(&self) -> Duration {
-        if self.was_connected {
-            PATIENCE
-        } else {
-            FIRST_PATIENCE
-        }
-    }
-
-    fn next_expiry(&self) -> Option<Instant> {
-        let first = self.parked.iter().map(|question| question.since).min();
-        first.map(|since| since + self.patience())
-    }
-
-    fn answer_due(&self) -> Option<Instant> {
-        let first = self.asked.values().map(|question| question.since).min();
-        first.map(|since| since + ANSWER)
-    }
-
-    /// Takes an order into what is wanted; gives the question that it becomes.
-    fn note(&mut self, order: Order) -> Option<Question> {
-        let what = match order {
-            Order::Set { policy, reply } => {
-                let sandbox = policy.sandbox.clone();
-                self.removed.remove(&sandbox);
-                match self.sandboxes.get_mut(&sandbox) {
-                    Some(known) => known.wanted = *policy,
-                    None => {
-                        let known = Known {
-                            wanted: *policy,
-                            ledger: Ledger::default(),
-                            established: false,
-                        };
-                        self.sandboxes.insert(sandbox.clone(), known);
-                    }
-                }
-                What::Set {
-                    sandbox,
-                    reply: Some(reply),
-                }
-            }
-            Order::Remove { sandbox, reply } => {
-                if self.sandboxes.remove(&sandbox).is_none() && !self.removed.contains(&sandbox) {
-                    // Whoever stopped waiting needs no answer; the same below.
-                    reply.send(()).ok();
-                    return None;
-                }
-                self.removed.insert(sandbox.clone());
-                What::Remove {
-                    sandbox,
-                    reply: Some(reply),
-                }
-            }
-            Order::Take { sandbox, reply } => What::Take { sandbox, reply },
-            Order::Close => return None,
-        };
-        Some(Question {
-            what,
-            since: Instant::now(),
-        })
-    }
-
-    /// Keeps an order for when there is a connection.
-    fn park(&mut self, order: Order) {
-        match self.note(order) {
-            Some(Question {
-                what: What::Remove {
-                    reply: Some(reply), ..
-                },
-                ..
-            }) => {
-                reply.send(()).ok();
-            }
-            Some(question) => self.parked.push(question),
-            None => {}
-        }
-    }
-
-    /// On a new connection: everything that shall be in force, then what was waited for.
-    fn resume(&mut self, link: &mut Link) {
-        self.was_connected = true;
-        self.last_failure = None;
-        let since = Instant::now();
-        for sandbox in self.removed.clone() {
-            let what = What::Remove {
-                sandbox,
-                reply: None,
-            };
-            self.ask(link, Question { what, since });
-        }
-        let mut parked = std::mem::take(&mut self.parked);
-        for sandbox in self.sandboxes.keys().cloned().collect::<Vec<_>>() {
-            let mut is_set = false;
-            let questions: Vec<Question> = parked
-                .extract_if(.., |question| {
-                    matches!(&question.what, What::Set { sandbox: theirs, .. } if *theirs == sandbox)
-                })
-                .collect();
-            for mut question in questions {
-                question.since = since;
-                is_set = true;
-                self.ask(link, question);
-            }
-            if !is_set {
-                let what = What::Set {
-                    sandbox,
-                    reply: None,
-                };
-                self.ask(link, Question { what, since });
-            }
-        }
-        for mut question in parked {
-            question.since = since;
-            self.ask(link, question);
-        }
-    }
-
-    /// Sends what a question asks.
-    fn ask(&mut self, link: &mut Link, question: Question) {
-        let request = match &question.what {
-            What::Set { sandbox, .. } => match self.sandboxes.get(sandbox) {
-                Some(known) => ControlRequest::Set(Box::new(known.wanted.clone())),
-                // Removed since.
-                None => return self.refuse(question, EngineErrorKind::NotFound, "it is gone"),
-            },
-            What::Remove { sandbox, .. } => ControlRequest::Remove {
-                sandbox: sandbox.clone(),
-            },
-            What::Take { sandbox, .. } => {
-                if !self.sandboxes.contains_key(sandbox) {
-                    return self.refuse(question, EngineErrorKind::NotFound, "it has no network");
-                }
-                ControlRequest::Stats {
-                    sandbox: sandbox.clone(),
-                }
-            }
-        };
-        match link.send(request) {
-            Ok(id) => {
-                self.asked.insert(id, question);
-            }
-            Err(error) => {
-                let message = error.to_string();
-                self.refuse(question, EngineErrorKind::Rejected, &message);
-            }
-        }
-    }
-
-    /// Takes in what the proxy says; gives a question that follows from it.
-    fn event(&mut self, event: ControlEvent) -> Option<Question> {
-        match event {
-            ControlEvent::Connection(record) => {
-                match self.sandboxes.get_mut(&record.sandbox) {
-                    Some(known) => known.ledger.note(*record),
-                    None => tracing::debug!(
-                        sandbox = record.sandbox,
-                        "a connection ended whose sandbox is gone"
-                    ),
-                }
-                None
-            }
-            ControlEvent::Answer {
-                id,
-                error,
-                counters,
-            } => {
-                let question = self.asked.remove(&id)?;
-                match error {
-                    None => {
-                        self.answered(question, counters.unwrap_or_default());
-                        None
-                    }
-                    Some(error) => {
-                        let again = isolation_needed(&question, self);
-                        let message = format!("the egress proxy refuses: {error}");
-                        self.refuse(question, EngineErrorKind::Rejected, &message);
-                        again
-                    }
-                }
-            }
-        }
-    }
-
-    fn answered(&mut self, question: Question, counters: EgressCounters) {
-        match question.what {
-            What::Set { sandbox, reply } => {
-                if let Some(known) = self.sandboxes.get_mut(&sandbox) {
-                    known.established = true;
-                }
-                if let Some(reply) = reply {
-                    reply.send(Ok(())).ok();
-                }
-            }
-            What::Remove { sandbox, reply } => {
-                self.removed.remove(&sandbox);
-                if let Some(reply) = reply {
-                    reply.send(()).ok();
-                }
-            }
-            What::Take { sandbox, reply } => {
-                let Some(known) = self.sandboxes.get_mut(&sandbox) else {
-                    return;
-                };
-                let records = known.ledger.take(counters);
-                if let Err(Ok(records)) = reply.send(Ok(records)) {
-                    known.ledger.give_back(records);
-                }
-            }
-        }
-    }
-
-    /// Tells whoever asked that it will not be, and sees to it that nothing is in force that
-    /// nobody believes to be.
-    fn refuse(&mut self, question: Question, kind: EngineErrorKind, message: &str) {
-        match question.what {
-            What::Set { sandbox, reply } => {
-                self.close_down(&sandbox);
-                if let Some(reply) = reply {
-                    reply.send(Err(failure(kind, &sandbox, message))).ok();
-                } else {
-                    tracing::warn!(sandbox, message, "a sandbox has lost its network");
-                }
-            }
-            What::Remove { sandbox, reply } => {
-                tracing::debug!(sandbox, message, "a policy could not be removed");
-                if let Some(reply) = reply {
-                    reply.send(()).ok();
-                }
-            }
-            What::Take { sandbox, reply } => {
-                reply.send(Err(failure(kind, &sandbox, message))).ok();
-            }
-        }
-    }
-
-    /// What was asked for is not in force, and what was before may be more than is wanted now.
-    fn close_down(&mut self, sandbox: &str) {
-        let Some(known) = self.sandboxes.get_mut(sandbox) else {
-            return;
-        };
-        if known.established {
-            known.wanted.policy = EgressPolicy::isolated();
-        } else {
-            self.sandboxes.remove(sandbox);
-            self.removed.insert(sandbox.to_owned());
-        }
-    }
-
-    fn connection_lost(&mut self) {
-        for (_, question) in std::mem::take(&mut self.asked) {
-            match question.what {
-                // What is wanted is sent again anyhow.
-                What::Set { reply: None, .. } => {}
-                What::Remove { reply, .. } => {
-                    if let Some(reply) = reply {
-                        reply.send(()).ok();
-                    }
-                }
-                What::Set { .. } | What::Take { .. } => self.parked.push(question),
-            }
-        }
-    }
-
-    fn attempt_failed(&mut self, error: EngineError) {
-        let hopeless = matches!(
-            error.kind,
-            EngineErrorKind::Rejected
-                | EngineErrorKind::Unsupported
-                | EngineErrorKind::Denied
-                | EngineErrorKind::Exhausted
-        );
-        if hopeless {
-            for question in std::mem::take(&mut self.parked) {
-                self.refuse(question, error.kind, &error.message);
-            }
-        }
-        self.last_failure = Some(error);
-        self.expire();
-    }
-
-    /// Gives up for those who have waited long enough.
-    fn expire(&mut self) {
-        let patience = self.patience();
-        let now = Instant::now();
-        let late: Vec<Question> = self
-            .parked
-            .extract_if(.., |question| now >= question.since + patience)
-            .collect();
-        if late.is_empty() {
-            return;
-        }
-        let why = match &self.last_failure {
-            Some(error) => error.message.clone(),
-            None => "it does not answer".to_owned(),
-        };
-        let message = format!("the egress proxy is out of reach: {why}");
-        for question in late {
-            self.refuse(question, EngineErrorKind::Unavailable, &message);
-        }
-    }
-}
-
-/// A refused policy leaves the one before in force: nothing is better than that.
-fn isolation_needed(question: &Question, state: &State) -> Option<Question> {
-    let What::Set { sandbox, .. } = &question.what else {
-        return None;
-    };
-    let known = state.sandboxes.get(sandbox)?;
-    if !known.established || known.wanted.policy.level == NetworkLevel::Isolated {
-        return None;
-    }
-    Some(Question {
-        what: What::Set {
-            sandbox: sandbox.clone(),
-            reply: None,
-        },
-        since: Instant::now(),
-    })
 }
 
 fn failure(kind: EngineErrorKind, subject: &str, message: &str) -> EngineError {

@@ -3,30 +3,86 @@
 use std::collections::VecDeque;
 
 use forge_core::connection::{ConnectionRecord, ConnectionVerdict, EgressCounters};
+use forge_core::egress::EgressLimits;
 use forge_engine::EgressRecords;
 
 /// Records kept for a sandbox that nobody asks about; later ones are only counted.
 pub(super) const MOST_RECORDS: usize = 10_000;
 
-/// The records of one sandbox that nobody has taken, and the sum of all that came.
+/// The records of one sandbox that nobody has taken, and the sum of all that is known.
+///
+/// The proxy counts for itself, connections that are still open included, but a proxy that is lost
+/// takes its counts with it. So this counts as well, and knows for each direction the larger of
+/// what the proxy said last and what its records add up to.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     records: VecDeque<ConnectionRecord>,
-    /// Survives the proxy, whose own counters begin anew when it is started again.
-    sum: EgressCounters,
+    /// Of proxies that are gone.
+    earlier: EgressCounters,
+    /// What records of the running proxy add up to.
+    noted: EgressCounters,
+    /// What the running proxy said last.
+    reported: EgressCounters,
+    /// Records of the running proxy that it sent and that never came.
+    missing: u64,
+    /// Records for which there was no room here.
     dropped: u64,
+    /// Whether a proxy was lost since records were taken last, and nobody knows with what.
+    lost: bool,
+    bound: Bound,
+}
+
+/// Bytes, by direction.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moved {
+    up: u64,
+    down: u64,
+}
+
+impl Moved {
+    const fn of(counters: &EgressCounters) -> Self {
+        Self {
+            up: counters.bytes_up,
+            down: counters.bytes_down,
+        }
+    }
+
+    const fn plus(self, other: Self) -> Self {
+        Self {
+            up: self.up.saturating_add(other.up),
+            down: self.down.saturating_add(other.down),
+        }
+    }
+
+    const fn minus(self, other: Self) -> Self {
+        Self {
+            up: self.up.saturating_sub(other.up),
+            down: self.down.saturating_sub(other.down),
+        }
+    }
+}
+
+/// What of the limits of a phase is used up with proxies that are gone. The running proxy counts
+/// for itself.
+#[derive(Debug, Default)]
+struct Bound {
+    spent: Moved,
+    /// What had been moved with the running proxy when the phase began.
+    mark: Moved,
+    /// Whether any proxy was given these limits.
+    granted: bool,
 }
 
 impl Ledger {
     /// Takes in the record of a connection that ended.
     pub(super) fn note(&mut self, record: ConnectionRecord) {
-        let sum = &mut self.sum;
+        let noted = &mut self.noted;
         match record.verdict {
-            ConnectionVerdict::Allowed => sum.allowed = sum.allowed.saturating_add(1),
-            ConnectionVerdict::Denied => sum.denied = sum.denied.saturating_add(1),
+            ConnectionVerdict::Allowed => noted.allowed = noted.allowed.saturating_add(1),
+            ConnectionVerdict::Denied => noted.denied = noted.denied.saturating_add(1),
         }
-        sum.bytes_up = sum.bytes_up.saturating_add(record.bytes_up);
-        sum.bytes_down = sum.bytes_down.saturating_add(record.bytes_down);
+        noted.bytes_up = noted.bytes_up.saturating_add(record.bytes_up);
+        noted.bytes_down = noted.bytes_down.saturating_add(record.bytes_down);
         if self.records.len() < MOST_RECORDS {
             self.records.push_back(record);
         } else {
@@ -34,24 +90,107 @@ impl Ledger {
         }
     }
 
-    /// Hands out what came since the last time. The proxy's counters include connections that are
-    /// still open, the sum those from before it was started again; what is larger is nearer.
+    /// Takes in what the proxy says that it counted. The records of all connections that it counts
+    /// have come before: what has not is lost on the way.
+    pub(super) fn report(&mut self, counters: EgressCounters) {
+        let ended = counters.allowed.saturating_add(counters.denied);
+        let came = self.noted.allowed.saturating_add(self.noted.denied);
+        let missing = ended
+            .saturating_sub(counters.unrecorded)
+            .saturating_sub(came);
+        self.missing = self.missing.max(missing);
+        self.reported = counters;
+    }
+
+    /// What is known of the running proxy.
+    fn current(&self) -> EgressCounters {
+        let (noted, reported) = (&self.noted, &self.reported);
+        EgressCounters {
+            allowed: reported.allowed.max(noted.allowed),
+            denied: reported.denied.max(noted.denied),
+            bytes_up: reported.bytes_up.max(noted.bytes_up),
+            bytes_down: reported.bytes_down.max(noted.bytes_down),
+            unrecorded: reported.unrecorded.saturating_add(self.missing),
+        }
+    }
+
+    fn total(&self) -> EgressCounters {
+        let (earlier, current) = (&self.earlier, self.current());
+        EgressCounters {
+            allowed: earlier.allowed.saturating_add(current.allowed),
+            denied: earlier.denied.saturating_add(current.denied),
+            bytes_up: earlier.bytes_up.saturating_add(current.bytes_up),
+            bytes_down: earlier.bytes_down.saturating_add(current.bytes_down),
+            unrecorded: earlier.unrecorded.saturating_add(current.unrecorded),
+        }
+    }
+
+    /// Another phase or level begins, for which the proxy counts from nothing.
+    pub(super) fn begin(&mut self) {
+        self.bound = Bound {
+            mark: Moved::of(&self.current()),
+            ..Bound::default()
+        };
+    }
+
+    /// The limits that the running proxy gets instead of `limits`.
+    pub(super) fn grant(&mut self, limits: EgressLimits) -> EgressLimits {
+        self.bound.granted = true;
+        let spent = self.bound.spent;
+        EgressLimits {
+            upload_bytes: limits.upload_bytes.saturating_sub(spent.up),
+            download_bytes: limits.download_bytes.saturating_sub(spent.down),
+            ..limits
+        }
+    }
+
+    /// The running proxy is gone, with the counts that it had not told.
+    ///
+    /// What is known to be used up is taken off the limits. What it had not told may be anything
+    /// up to all that was left, so half of that goes as well: however often proxies are lost, they
+    /// let through less than twice the limits together, and a sandbox that moved little still has
+    /// its network.
+    pub(super) fn proxy_lost(&mut self, limits: &EgressLimits) {
+        let current = self.current();
+        if self.bound.granted {
+            let bound = &mut self.bound;
+            let used = Moved::of(&current).minus(bound.mark);
+            let known = bound.spent.plus(used);
+            let left = Moved {
+                up: limits.upload_bytes,
+                down: limits.download_bytes,
+            }
+            .minus(known);
+            bound.spent = known.plus(Moved {
+                up: left.up.div_ceil(2),
+                down: left.down.div_ceil(2),
+            });
+        }
+        self.bound.mark = Moved::default();
+        self.earlier = self.total();
+        self.noted = EgressCounters::default();
+        self.reported = EgressCounters::default();
+        self.missing = 0;
+        self.lost = true;
+    }
+
+    /// Hands out what came since the last time.
     pub(super) fn take(&mut self, counters: EgressCounters) -> EgressRecords {
-        let sum = &self.sum;
+        self.report(counters);
+        let total = self.total();
         EgressRecords {
             counters: EgressCounters {
-                allowed: counters.allowed.max(sum.allowed),
-                denied: counters.denied.max(sum.denied),
-                bytes_up: counters.bytes_up.max(sum.bytes_up),
-                bytes_down: counters.bytes_down.max(sum.bytes_down),
-                unrecorded: counters.unrecorded.saturating_add(self.dropped),
+                unrecorded: total.unrecorded.saturating_add(self.dropped),
+                ..total
             },
             connections: std::mem::take(&mut self.records).into(),
+            lost: std::mem::take(&mut self.lost),
         }
     }
 
     /// Takes back what was handed out to somebody who had stopped waiting.
     pub(super) fn give_back(&mut self, records: EgressRecords) {
+        self.lost |= records.lost;
         let mut all = VecDeque::from(records.connections);
         all.append(&mut self.records);
         self.records = all;
@@ -132,6 +271,113 @@ mod tests {
             .map(|record| record.port)
             .collect();
         assert_eq!(ports, [1, 2]);
+    }
+
+    #[test]
+    fn records_that_the_proxy_sent_and_that_never_came_are_counted() {
+        let mut ledger = Ledger::default();
+        ledger.note(record(1, false));
+        let counters = EgressCounters {
+            allowed: 3,
+            denied: 2,
+            unrecorded: 1,
+            ..EgressCounters::default()
+        };
+        let taken = ledger.take(counters);
+        assert_eq!(taken.counters.unrecorded, 1 + 3);
+        assert!(!taken.lost);
+        // Still so later, and not twice.
+        ledger.note(record(2, false));
+        let counters = EgressCounters {
+            allowed: 4,
+            ..counters
+        };
+        assert_eq!(ledger.take(counters).counters.unrecorded, 4);
+    }
+
+    #[test]
+    fn a_lost_proxy_is_told_of_once_and_its_counts_stay() {
+        let mut ledger = Ledger::default();
+        ledger.note(record(1, false));
+        ledger.report(EgressCounters {
+            allowed: 1,
+            bytes_up: 700,
+            ..EgressCounters::default()
+        });
+        ledger.proxy_lost(&EgressLimits::of(NetworkLevel::PackageOnly));
+        ledger.note(record(2, true));
+        let counters = EgressCounters {
+            denied: 1,
+            bytes_up: 20,
+            ..EgressCounters::default()
+        };
+        let taken = ledger.take(counters);
+        assert!(taken.lost);
+        let all = taken.counters;
+        assert_eq!(
+            (all.allowed, all.denied, all.bytes_up, all.bytes_down),
+            (1, 1, 720, 20)
+        );
+        ledger.give_back(taken);
+        assert!(ledger.take(counters).lost);
+        assert!(!ledger.take(counters).lost);
+    }
+
+    fn limits(bytes: u64) -> EgressLimits {
+        EgressLimits {
+            upload_bytes: bytes,
+            download_bytes: bytes,
+            ..EgressLimits::of(NetworkLevel::PackageOnly)
+        }
+    }
+
+    fn up(bytes: u64) -> EgressCounters {
+        EgressCounters {
+            bytes_up: bytes,
+            ..EgressCounters::default()
+        }
+    }
+
+    #[test]
+    fn what_was_used_with_a_lost_proxy_is_not_to_be_had_again() {
+        let mut ledger = Ledger::default();
+        // Of a phase before, which is over.
+        ledger.grant(limits(1000));
+        ledger.report(up(900));
+        ledger.begin();
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
+        ledger.report(up(900 + 600));
+        ledger.proxy_lost(&limits(1000));
+        // Of the 400 that were left nobody knows whether they were used.
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 200);
+        assert_eq!(ledger.grant(limits(1000)).download_bytes, 500);
+        ledger.report(up(200));
+        ledger.proxy_lost(&limits(1000));
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 0);
+        ledger.begin();
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
+    }
+
+    #[test]
+    fn limits_that_no_lost_proxy_had_are_whole() {
+        let mut ledger = Ledger::default();
+        ledger.grant(limits(1000));
+        ledger.report(up(300));
+        ledger.begin();
+        ledger.proxy_lost(&limits(1000));
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
+        assert_eq!(ledger.grant(limits(1000)).connections, 320);
+    }
+
+    #[test]
+    fn losing_proxies_again_and_again_never_gives_twice_the_limit() {
+        let mut ledger = Ledger::default();
+        let mut given = 0;
+        for _ in 0..200 {
+            given += ledger.grant(limits(1000)).upload_bytes;
+            ledger.proxy_lost(&limits(1000));
+        }
+        assert!(given < 2000, "{given}");
     }
 
     #[test]

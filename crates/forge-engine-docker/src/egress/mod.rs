@@ -16,6 +16,7 @@
 mod driver;
 mod ledger;
 mod link;
+mod machine;
 mod place;
 mod plan;
 mod subnet;
@@ -215,6 +216,7 @@ impl DockerEngine {
     async fn proxy(&self) -> Result<(Arc<Place>, mpsc::Sender<Order>), EngineError> {
         self.check_program()?;
         let same_machine = self.shares_disk().await?;
+        let remapped = self.machine().await?.remapped;
         let mut running = self.gate.running.lock().await;
         if let Some(running) = &*running
             && !running.orders.is_closed()
@@ -234,6 +236,7 @@ impl DockerEngine {
             program: gate.options.program.clone(),
             denied: gate.options.denied.clone(),
             same_machine,
+            remapped,
             seed: gate.seed,
             mountpoint: OnceCell::new(),
         });

@@ -1,6 +1,5 @@
 //! The proxy's container, network, volume and image on the engine: made, found, removed.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,8 +12,8 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions,
-    ListImagesOptions, ListNetworksOptions, RemoveContainerOptions, RemoveImageOptions,
-    RemoveVolumeOptions, StartContainerOptions,
+    ListImagesOptions, ListNetworksOptions, RemoveImageOptions, RemoveVolumeOptions,
+    StartContainerOptions,
 };
 use bytes::Bytes;
 use forge_core::egress::AddressRange;
@@ -29,7 +28,6 @@ use super::plan::{self, Plan};
 use super::subnet;
 use crate::channel::last_words;
 use crate::client::Client;
-use crate::endpoint::Endpoint;
 use crate::failure::{During, is_conflict, is_not_found};
 use crate::hijack::FramedStream;
 use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_REPOSITORY};
@@ -57,6 +55,8 @@ pub(super) struct Place {
     pub(super) denied: Vec<AddressRange>,
     /// Whether this machine is the engine's.
     pub(super) same_machine: bool,
+    /// Whether the engine maps users.
+    pub(super) remapped: bool,
     /// Decides with which subnet the search begins.
     pub(super) seed: u32,
     /// Where the engine keeps the volume, once it was asked.
@@ -66,10 +66,25 @@ pub(super) struct Place {
 #[async_trait]
 impl Source for Place {
     async fn connect(&self) -> Result<Control, EngineError> {
-        self.ensure().await?;
-        let denied = self.machine_addresses().await?;
+        // First, since both of what follows are made from it. Both are awaited: what is half made
+        // could not be removed.
+        self.ensure_image().await?;
+        let (ensured, denied) = futures::join!(self.ensure(), self.denied_addresses());
+        ensured?;
+        let denied = denied?;
         let stream = self.control().await?;
-        Ok(Control { stream, denied })
+        // Asked after the connection was made, which ends with the process that it was made to: a
+        // process that is started later is never taken for that one.
+        let process = self.process().await?;
+        Ok(Control {
+            stream,
+            denied,
+            process,
+        })
+    }
+
+    async fn denied(&self) -> Result<Vec<AddressRange>, EngineError> {
+        self.denied_addresses().await
     }
 }
 
@@ -160,7 +175,7 @@ impl Place {
             return Ok(());
         };
         // Its network or volume may be gone. The next attempt makes everything anew.
-        if let Err(error) = self.remove_container().await {
+        if let Err(error) = self.client.remove_by_force(name).await {
             tracing::debug!(%error, "the egress proxy's container could not be removed");
         }
         Err(error).during(OPERATION, name)
@@ -169,13 +184,11 @@ impl Place {
     async fn make(&self) -> Result<(), EngineError> {
         let name = &self.plan.name;
         // All are awaited: what is half made could not be removed.
-        let (image, network, volume) = futures::join!(
-            self.ensure_image(),
+        let (network, volume) = futures::join!(
             self.ensure_network(),
             // An engine answers with the volume that is there, when one is.
             self.client.docker.create_volume(self.plan.volume())
         );
-        image?;
         network?;
         volume.during(OPERATION, name)?;
         let options = CreateContainerOptions {
@@ -280,32 +293,10 @@ impl Place {
         ))
     }
 
-    async fn networks(&self) -> Result<Networks, EngineError> {
+    pub(super) async fn networks(&self) -> Result<Networks, EngineError> {
         let options = None::<ListNetworksOptions>;
         let all = self.client.docker.list_networks(options).await;
         Ok(Networks::of(&all.during(OPERATION, "networks")?))
-    }
-
-    /// The addresses of the engine's machine, as far as they can be known from here. No exception
-    /// of an operator leads to them.
-    async fn machine_addresses(&self) -> Result<Vec<AddressRange>, EngineError> {
-        let networks = self.networks().await?;
-        let mut addresses: HashSet<AddressRange> =
-            networks.gateways.into_iter().map(single).collect();
-        if self.same_machine {
-            addresses.extend(interface_addresses().during(OPERATION, "this machine")?);
-        } else {
-            addresses.extend(networks.subnets);
-        }
-        if let Endpoint::Tcp(authority) | Endpoint::Tls { authority, .. } = &self.client.endpoint {
-            let resolved = tokio::net::lookup_host(authority).await;
-            let resolved = resolved.during(OPERATION, authority)?;
-            addresses.extend(resolved.map(|address| single(address.ip())));
-        }
-        let mut addresses: Vec<AddressRange> = addresses.into_iter().collect();
-        addresses.extend(&self.denied);
-        addresses.sort_unstable();
-        Ok(addresses)
     }
 
     async fn control(&self) -> Result<Box<dyn forge_engine::channel::Duplex>, EngineError> {
@@ -337,32 +328,34 @@ impl Place {
         }
     }
 
+    /// Tells the process that the container runs from those before it.
+    async fn process(&self) -> Result<String, EngineError> {
+        let name = &self.plan.name;
+        let options = None::<InspectContainerOptions>;
+        let found = self.client.docker.inspect_container(name, options).await;
+        let found = found.during(OPERATION, name)?;
+        let started = found.state.and_then(|state| state.started_at);
+        match (found.id, started) {
+            (Some(id), Some(started)) => Ok(format!("{id} {started}")),
+            _ => Err(self.unavailable("has just ended".to_owned())),
+        }
+    }
+
     /// Removes everything but the image, which is a cache. All is tried, also when something
     /// cannot be removed; success when it is gone already.
     pub(super) async fn remove(&self) -> Result<(), EngineError> {
         const CLOSE: Operation = Operation::Close;
         let name = &self.plan.name;
-        let container = self.remove_container().await;
+        let container = self.client.remove_by_force(name).await;
+        // Left behind only by an attempt that was not waited for to its end.
+        let scout = self.client.remove_by_force(&self.plan.scout_name()).await;
         let options = None::<RemoveVolumeOptions>;
         let volume = self.client.docker.remove_volume(name, options).await;
         let network = self.client.docker.remove_network(name).await;
         container.during(CLOSE, name)?;
+        scout.during(CLOSE, name)?;
         gone(volume).during(CLOSE, name)?;
         gone(network).during(CLOSE, name)
-    }
-
-    async fn remove_container(&self) -> Result<(), BollardError> {
-        let options = RemoveContainerOptions {
-            force: true,
-            ..RemoveContainerOptions::default()
-        };
-        let name = &self.plan.name;
-        gone(
-            self.client
-                .docker
-                .remove_container(name, Some(options))
-                .await,
-        )
     }
 }
 
@@ -401,10 +394,10 @@ fn older(images: &[ImageSummary], current: &str) -> Vec<String> {
 
 /// What an engine's networks use.
 #[derive(Debug, Default)]
-struct Networks {
-    subnets: Vec<AddressRange>,
+pub(super) struct Networks {
+    pub(super) subnets: Vec<AddressRange>,
     /// Addresses of the machine.
-    gateways: Vec<IpAddr>,
+    pub(super) gateways: Vec<IpAddr>,
 }
 
 impl Networks {
@@ -428,26 +421,12 @@ impl Networks {
     }
 }
 
-fn single(address: IpAddr) -> AddressRange {
+/// One address as a range.
+pub(super) fn single(address: IpAddr) -> AddressRange {
     AddressRange {
         address,
         prefix: if address.is_ipv4() { 32 } else { 128 },
     }
-}
-
-/// The addresses of this machine's interfaces.
-fn interface_addresses() -> std::io::Result<Vec<AddressRange>> {
-    let interfaces = nix::ifaddrs::getifaddrs()?;
-    let addresses = interfaces.filter_map(|interface| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|found| IpAddr::V4(found.ip()));
-        v4.or_else(|| {
-            address
-                .as_sockaddr_in6()
-                .map(|found| IpAddr::V6(found.ip()))
-        })
-    });
-    Ok(addresses.map(single).collect())
 }
 
 #[cfg(test)]
@@ -507,11 +486,5 @@ mod tests {
         assert_eq!(subnets, ["172.17.0.0/16", "fd00:1::/64", "10.9.0.0/24"]);
         let gateways: Vec<String> = found.gateways.iter().map(ToString::to_string).collect();
         assert_eq!(gateways, ["172.17.0.1", "fd00:1::1"]);
-    }
-
-    #[test]
-    fn this_machine_has_its_loopback_address() {
-        let loopback = single(IpAddr::from([127, 0, 0, 1]));
-        assert!(interface_addresses().unwrap().contains(&loopback));
     }
 }

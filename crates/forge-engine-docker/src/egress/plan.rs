@@ -5,10 +5,9 @@ use std::io;
 use std::net::IpAddr;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
-    HostConfigLogConfig, Ipam, IpamConfig, Mount, MountType, MountVolumeOptions,
-    NetworkCreateRequest, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
-    VolumeCreateRequest,
+    ContainerCreateBody, EndpointSettings, HealthConfig, HostConfig, Ipam, IpamConfig, Mount,
+    MountType, MountVolumeOptions, NetworkCreateRequest, NetworkingConfig, RestartPolicy,
+    RestartPolicyNameEnum, VolumeCreateRequest,
 };
 use bytes::Bytes;
 use forge_core::UserId;
@@ -20,8 +19,8 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::Archive;
 use crate::context::hex;
+use crate::helper::{self, text_map};
 use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_REPOSITORY};
-use crate::seccomp;
 
 /// Who the proxy is: neither root nor anybody who has an account or a task.
 const USER: u32 = 65_532;
@@ -37,6 +36,10 @@ const PROCESSES: i64 = 64;
 const OPEN_FILES: i64 = 16_384;
 /// After this time anybody may remove what a process left that cannot be looked up.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+/// The same for the container that looks at the machine's addresses and is gone in a moment.
+const SCOUT_LIFETIME: SignedDuration = SignedDuration::from_mins(10);
+const SCOUT_MEMORY: u64 = 64 * MEBIBYTE;
+const SCOUT_PROCESSES: i64 = 16;
 
 /// The proxy of one engine handle.
 #[derive(Debug, Clone)]
@@ -68,8 +71,12 @@ impl Plan {
     }
 
     fn labels(&self) -> HashMap<String, String> {
+        self.labels_for(LIFETIME)
+    }
+
+    fn labels_for(&self, lifetime: SignedDuration) -> HashMap<String, String> {
         let now = Timestamp::now();
-        let expires_at = now.checked_add(LIFETIME).unwrap_or(Timestamp::MAX);
+        let expires_at = now.checked_add(lifetime).unwrap_or(Timestamp::MAX);
         let mut labels: HashMap<_, _> = self.owner.clone().into_iter().collect();
         labels.extend(
             [
@@ -126,10 +133,7 @@ impl Plan {
             user: Some(format!("{USER}:{USER}")),
             working_dir: Some("/".to_owned()),
             labels: Some(self.labels()),
-            healthcheck: Some(HealthConfig {
-                test: Some(vec!["NONE".to_owned()]),
-                ..HealthConfig::default()
-            }),
+            healthcheck: Some(no_healthcheck()),
             stop_signal: Some("SIGTERM".to_owned()),
             attach_stdin: Some(false),
             attach_stdout: Some(false),
@@ -143,25 +147,13 @@ impl Plan {
     }
 
     fn host_config(&self) -> HostConfig {
-        let memory = i64::try_from(MEMORY).unwrap_or(i64::MAX);
         let resolvers = self.resolvers.iter().map(IpAddr::to_string).collect();
+        let mut confined = helper::confinement(MEMORY, PROCESSES);
+        let ulimits = confined.ulimits.get_or_insert_default();
+        ulimits.push(helper::ulimit("nofile", OPEN_FILES));
         HostConfig {
             network_mode: Some(self.name.clone()),
             dns: (!self.resolvers.is_empty()).then_some(resolvers),
-            readonly_rootfs: Some(true),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec![
-                "no-new-privileges".to_owned(),
-                seccomp::option().to_owned(),
-            ]),
-            privileged: Some(false),
-            memory: Some(memory),
-            // The same again means: no swap on top.
-            memory_swap: Some(memory),
-            pids_limit: Some(PROCESSES),
-            ulimits: Some(vec![ulimit("core", 0), ulimit("nofile", OPEN_FILES)]),
-            ipc_mode: Some("private".to_owned()),
-            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
             tmpfs: Some(text_map([(
                 "/run",
                 "rw,noexec,nosuid,nodev,size=1m,mode=0700,uid=65532,gid=65532",
@@ -171,13 +163,7 @@ impl Plan {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
                 maximum_retry_count: None,
             }),
-            auto_remove: Some(false),
-            log_config: Some(HostConfigLogConfig {
-                typ: Some("json-file".to_owned()),
-                config: Some(text_map([("max-size", "1m"), ("max-file", "2")])),
-            }),
-            init: Some(false),
-            ..HostConfig::default()
+            ..confined
         }
     }
 
@@ -196,6 +182,37 @@ impl Plan {
         }
     }
 
+    /// The name of the container that looks at the machine's addresses.
+    pub(super) fn scout_name(&self) -> String {
+        format!("{}-addresses", self.name)
+    }
+
+    /// A container in the network of the engine's machine, where the program does nothing but
+    /// print that network's addresses. Who it is and what it may do is as with the proxy, but for
+    /// files: it has none.
+    pub(super) fn scout(&self, remapped: bool) -> ContainerCreateBody {
+        let words = [PROGRAM, "addresses"];
+        ContainerCreateBody {
+            image: Some(self.image.clone()),
+            entrypoint: Some(words.map(str::to_owned).to_vec()),
+            cmd: Some(Vec::new()),
+            user: Some(format!("{USER}:{USER}")),
+            working_dir: Some("/".to_owned()),
+            labels: Some(self.labels_for(SCOUT_LIFETIME)),
+            healthcheck: Some(no_healthcheck()),
+            attach_stdin: Some(false),
+            attach_stdout: Some(false),
+            attach_stderr: Some(false),
+            host_config: Some(HostConfig {
+                network_mode: Some("host".to_owned()),
+                // An engine that maps users shares no network of its machine with a mapped one.
+                userns_mode: remapped.then(|| "host".to_owned()),
+                ..helper::confinement(SCOUT_MEMORY, SCOUT_PROCESSES)
+            }),
+            ..ContainerCreateBody::default()
+        }
+    }
+
     /// What is run in the container to control the proxy.
     pub(super) fn control() -> Vec<String> {
         [PROGRAM, "control", "--control", CONTROL]
@@ -209,6 +226,13 @@ impl Plan {
     }
 }
 
+fn no_healthcheck() -> HealthConfig {
+    HealthConfig {
+        test: Some(vec!["NONE".to_owned()]),
+        ..HealthConfig::default()
+    }
+}
+
 /// The image: the program and nothing else.
 pub(super) fn image_archive(program: &[u8]) -> io::Result<Bytes> {
     let inside = |path: &'static str| path.trim_start_matches('/');
@@ -218,20 +242,6 @@ pub(super) fn image_archive(program: &[u8]) -> io::Result<Bytes> {
     archive.folder(inside(SOCKETS), 0o711, UserId::new(USER, USER))?;
     archive.folder("run", 0o755, None)?;
     archive.finish()
-}
-
-fn ulimit(name: &str, value: i64) -> ResourcesUlimits {
-    ResourcesUlimits {
-        name: Some(name.to_owned()),
-        soft: Some(value),
-        hard: Some(value),
-    }
-}
-
-fn text_map<const N: usize>(pairs: [(&str, &str); N]) -> HashMap<String, String> {
-    pairs
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
 }
 
 #[cfg(test)]
@@ -262,6 +272,52 @@ mod tests {
         let expected: Value =
             serde_json::from_str(include_str!("../../tests/egress-container.json")).unwrap();
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn the_scout_has_the_machine_s_network_and_nothing_else() {
+        let plan = plan();
+        let mut body = serde_json::to_value(plan.scout(false)).unwrap();
+        let labels = body.as_object_mut().unwrap().remove("Labels").unwrap();
+        assert_eq!(labels["swe-forge.role"], "egress");
+        assert_eq!(labels["swe-forge.owner"], "me");
+        assert!(labels["swe-forge.expires_at"].is_string());
+        let host = body["HostConfig"].as_object_mut().unwrap();
+        let options = host.remove("SecurityOpt").unwrap();
+        assert_eq!(options[0], "no-new-privileges");
+        assert!(options[1].as_str().unwrap().starts_with("seccomp={"));
+        let expected = json!({
+            "User": "65532:65532",
+            "AttachStdin": false,
+            "AttachStdout": false,
+            "AttachStderr": false,
+            "Cmd": [],
+            "Healthcheck": { "Test": ["NONE"] },
+            "Image": plan.image,
+            "WorkingDir": "/",
+            "Entrypoint": ["/forge-egress", "addresses"],
+            "HostConfig": {
+                "Memory": 64 << 20,
+                "MemorySwap": 64 << 20,
+                "PidsLimit": 16,
+                "Ulimits": [{ "Name": "core", "Soft": 0, "Hard": 0 }],
+                "Init": false,
+                "LogConfig": {
+                    "Type": "json-file",
+                    "Config": { "max-size": "1m", "max-file": "2" }
+                },
+                "NetworkMode": "host",
+                "AutoRemove": false,
+                "CapDrop": ["ALL"],
+                "CgroupnsMode": "private",
+                "IpcMode": "private",
+                "Privileged": false,
+                "ReadonlyRootfs": true,
+            },
+        });
+        assert_eq!(body, expected);
+        let mapped = serde_json::to_value(plan.scout(true)).unwrap();
+        assert_eq!(mapped["HostConfig"]["UsernsMode"], "host");
     }
 
     #[test]

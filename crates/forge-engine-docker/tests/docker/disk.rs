@@ -4,6 +4,7 @@
 //! program is seen in a plain container that has the workspace's volume.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,7 @@ use bollard::query_parameters::{
     RemoveVolumeOptions, StartContainerOptions, WaitContainerOptions,
 };
 use forge_core::ownership::keys;
-use forge_core::{DiskQuota, SandboxId, UserId, WorkspaceSpec};
+use forge_core::{DiskQuota, Ending, SandboxId, UserId, WorkspaceSpec};
 use forge_engine::{Engine, EngineErrorKind, Inventory};
 use forge_engine_docker::{DockerEngine, QuotaChoice};
 use futures::StreamExt;
@@ -354,6 +355,14 @@ async fn a_quota_that_is_demanded_and_not_there_is_an_error() {
             .await;
         let error = engine.create_workspace(&spec, &image).await.unwrap_err();
         assert_eq!(error.kind, EngineErrorKind::Unsupported, "{error}");
+        let mut said = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            said.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        assert_eq!(said.matches("os error").count(), 1, "{said}");
+        assert!(said.contains("/proc/swe-forge"), "{said}");
         let engine = bench
             .stranger_with(|options| options.disk.pool = "/proc/swe-forge".into())
             .await;
@@ -390,6 +399,88 @@ async fn what_is_preallocated_is_taken_at_once_and_must_be_there() {
         let error = engine.create_workspace(&spec, &image).await.unwrap_err();
         assert_eq!(error.kind, EngineErrorKind::Exhausted, "{error}");
         assert_eq!(bench.images().len(), 1);
+    })
+    .await;
+}
+
+/// A pool on a file system of its own, which goes with this.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(mebibytes: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "none"])
+            .arg(folder.path())
+            .status()
+            .unwrap();
+        assert!(done.success());
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_the_disk_has_no_room_for_is_not_made() {
+    let disk = SmallDisk::new(150);
+    both_ways(|bench| {
+        let pool = disk.path().join(bench.owner.to_string());
+        async move {
+            let image = bench.image().await;
+            let engine = bench
+                .stranger_with(|options| options.disk.pool = pool)
+                .await;
+            let small = sized(&bench, "small", 64 * MEBIBYTE, 100);
+            let quota = engine.create_workspace(&small, &image).await.unwrap();
+            assert_eq!(quota, DiskQuota::Loop);
+            let large = sized(&bench, "large", 1024 * MEBIBYTE, 100);
+            let error = engine.create_workspace(&large, &image).await.unwrap_err();
+            assert_eq!(error.kind, EngineErrorKind::Exhausted, "{error}");
+            let said = error.to_string();
+            assert!(said.contains("the engine's disk is full"), "{said}");
+            engine.destroy_workspace(&large.id).await.unwrap();
+            engine.destroy_workspace(&small.id).await.unwrap();
+            assert_nothing_of(&small.id);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_filled_under_a_workspace_is_no_end_of_the_task_s_own() {
+    let disk = SmallDisk::new(150);
+    let pool = disk.path().join("pool");
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let image = bench.image().await;
+        let engine = bench
+            .stranger_with(|options| options.disk.pool = pool.clone())
+            .await;
+        let spec = sized(&bench, "under", 100 * MEBIBYTE, 1000);
+        engine.create_workspace(&spec, &image).await.unwrap();
+        let mut sandbox = bench.sandbox_spec(&spec.id, spec.user);
+        sandbox.limits.disk_bytes = spec.disk_bytes;
+        let sandbox = engine.create(&sandbox, &image, &secret()).await.unwrap();
+        let before = shell(&*sandbox, "echo x > file").await;
+        assert!(before.succeeded(), "{before:?}");
+        // By somebody else who has the same disk.
+        let taken = std::fs::File::create(pool.join("taken")).unwrap();
+        let zeros = vec![0; 1 << 20];
+        while std::io::Write::write_all(&mut &taken, &zeros).is_ok() {}
+        let script = "dd if=/dev/zero of=big bs=1M count=90; exit 0";
+        let done = shell(&*sandbox, script).await;
+        assert_eq!(done.report.ending, Ending::WorkspaceFailed, "{done:?}");
+        engine.destroy(&spec.id).await.unwrap();
+        engine.destroy_workspace(&spec.id).await.unwrap();
+        assert_nothing_of(&spec.id);
     })
     .await;
 }

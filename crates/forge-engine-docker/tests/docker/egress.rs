@@ -1,12 +1,12 @@
 //! The egress proxy on a real engine: what gets out, what does not, and what is left.
 //!
-//! The outside is this machine itself: a name server and a server on its own address. An engine
-//! handle that shares no disk does not know that the machine is the engine's, so an operator's
-//! exception opens the address there, and only there.
+//! The outside is a network namespace beside this machine's, with a name server and a server in
+//! it. An operator's exception opens its address.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 
 use bollard::query_parameters::{
     InspectContainerOptions, KillContainerOptions, RemoveContainerOptions, RemoveImageOptions,
@@ -17,6 +17,8 @@ use forge_core::ownership::keys;
 use forge_core::{EgressPolicy, NetworkLevel, PhaseName, SandboxNetwork};
 use forge_engine::task::{OwnedTask, spawn};
 use forge_engine::{Egress, Engine, EngineErrorKind, FoundObject, Inventory, Operation, Sandbox};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -62,50 +64,99 @@ if "hold" in payload:
     print("cut", flush=True)
 "#;
 
-/// This machine as the outside: its address, a name server there that gives it for every name,
-/// and a server that sends back what it gets.
+/// A network of its own behind this machine: a name server and a server that sends back what it
+/// gets. The machine has an end of the way there, with a server as well.
 struct Outside {
     address: IpAddr,
     port: u16,
-    _names: OwnedTask<()>,
-    _echo: OwnedTask<()>,
-    /// There is one name server's port.
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    /// The machine's end.
+    machine: SocketAddrV4,
+    _tasks: [OwnedTask<()>; 3],
 }
 
-/// The socket of the last test's name server closes only when the runtime of that test has ended.
-async fn bind_names(address: IpAddr) -> UdpSocket {
-    let patience = Instant::now() + Duration::from_secs(30);
-    loop {
-        match UdpSocket::bind((address, 53)).await {
-            Ok(names) => return names,
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                assert!(Instant::now() < patience, "{address}:53 is not free");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(error) => panic!("{address}:53: {error}"),
-        }
-    }
+/// Which small networks are taken by this process; another begins elsewhere.
+static NETWORKS: AtomicU32 = AtomicU32::new(0);
+
+/// The four addresses of a small network of those kept for benchmarks; the machine has the second,
+/// the outside the third.
+fn small_network() -> (String, [Ipv4Addr; 2]) {
+    let taken = NETWORKS.fetch_add(1, Ordering::Relaxed);
+    let number = std::process::id().wrapping_mul(16).wrapping_add(taken) % (1 << 15);
+    let first = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number * 4;
+    let ends = [first + 1, first + 2].map(Ipv4Addr::from);
+    (format!("sfo{number}"), ends)
 }
 
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+fn ip(line: &str) {
+    let output = Command::new("ip").args(line.split(' ')).output();
+    let output = output.unwrap_or_else(|error| panic!("ip (iproute2) is needed: {error}"));
+    assert!(output.status.success(), "ip {line}: {output:?}");
+}
+
+/// The sockets outside. They hold the namespace, which takes the way there with it when they are
+/// closed.
+fn open_outside() -> (UdpSocket, TcpListener, [Ipv4Addr; 2]) {
+    let (name, [near, far]) = small_network();
+    let (give_id, id) = mpsc::channel();
+    let (connected, wait) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .unwrap_or_else(|error| panic!("these tests need root: {error}"));
+        give_id.send(gettid()).unwrap();
+        wait.recv().unwrap();
+        ip(&format!("addr add {far}/30 dev eth0"));
+        ip("link set eth0 up");
+        ip(&format!("route add default via {near}"));
+        let names = std::net::UdpSocket::bind((far, 53)).unwrap();
+        let echo = std::net::TcpListener::bind((far, 0)).unwrap();
+        names.set_nonblocking(true).unwrap();
+        echo.set_nonblocking(true).unwrap();
+        (names, echo)
+    });
+    let id = id.recv().unwrap();
+    ip(&format!(
+        "link add {name} type veth peer name eth0 netns {id}"
+    ));
+    ip(&format!("addr add {near}/30 dev {name}"));
+    ip(&format!("link set {name} up"));
+    connected.send(()).unwrap();
+    let (names, echo) = thread.join().unwrap();
+    let names = UdpSocket::from_std(names).unwrap();
+    (names, TcpListener::from_std(echo).unwrap(), [near, far])
+}
 
 impl Outside {
     async fn new() -> Self {
-        let turn = TURN.lock().await;
-        // Nothing is sent; the kernel only says from which address it would be.
-        let probe = UdpSocket::bind("0.0.0.0:0").await.unwrap();
-        probe.connect("198.51.100.1:9").await.unwrap();
-        let address = probe.local_addr().unwrap().ip();
-        let names = bind_names(address).await;
-        let echo = TcpListener::bind((address, 0)).await.unwrap();
+        let (names, echo, [near, far]) = open_outside();
+        let port = echo.local_addr().unwrap().port();
+        let own = TcpListener::bind((near, 0)).await.unwrap();
+        let machine = SocketAddrV4::new(near, own.local_addr().unwrap().port());
         Self {
-            address,
-            port: echo.local_addr().unwrap().port(),
-            _names: spawn("names", serve_names(names, address)),
-            _echo: spawn("echo", serve_echo(echo)),
-            _turn: turn,
+            address: far.into(),
+            port,
+            machine,
+            _tasks: [
+                spawn("names", serve_names(names, far)),
+                spawn("echo", serve_echo(echo)),
+                spawn("machine", serve_echo(own)),
+            ],
         }
+    }
+
+    /// The same with an address of this machine opened, as far as an exception can.
+    fn with_machine(&self, machine: Ipv4Addr) -> EgressPolicy {
+        let mut policy = self.policy(NetworkLevel::LimitedWeb);
+        let host = AllowedHost {
+            name: name_of(machine),
+            subdomains: false,
+            ports: vec![self.machine.port()],
+        };
+        policy.allow.push(host.clone());
+        policy.exceptions.push(AddressException {
+            hosts: vec![host],
+            ranges: vec!["198.18.0.0/15".parse().unwrap()],
+        });
+        policy
     }
 
     /// What an operator and a task agree on for [`ALLOWED`].
@@ -160,16 +211,21 @@ async fn send_back(mut stream: TcpStream) {
     }
 }
 
-/// Answers every question for an address of version 4, and none else.
-async fn serve_names(socket: UdpSocket, address: IpAddr) {
-    let IpAddr::V4(address) = address else {
-        panic!("this machine has no address of version 4");
-    };
+/// A name that has this address.
+fn name_of(address: Ipv4Addr) -> String {
+    format!("{}.test", address.to_string().replace('.', "-"))
+}
+
+/// Answers every question for an address of version 4, and none else: with the one that the name
+/// says, or else with `far`.
+async fn serve_names(socket: UdpSocket, far: Ipv4Addr) {
     let mut query = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut query).await {
         let query = &query[..length];
         let name = query[12..].iter().position(|&byte| byte == 0).unwrap();
         let question = &query[12..12 + name + 5];
+        let label = String::from_utf8_lossy(&question[1..=usize::from(question[0])]);
+        let address = label.replace('-', ".").parse::<Ipv4Addr>().unwrap_or(far);
         let wanted = question[name + 1..name + 3] == [0, 1];
         let mut answer = query[..2].to_vec();
         answer.extend([0x81, 0x80, 0, 1, 0, u8::from(wanted), 0, 0, 0, 0]);
@@ -320,19 +376,56 @@ async fn programs_reach_the_proxy_over_loopback_and_see_why_they_are_refused() {
     .await;
 }
 
+/// Also where nothing of the engine's machine is seen from here but the engine.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_exception_opens_the_engine_s_own_machine() {
     let outside = &Outside::new().await;
     let resolver = outside.address;
-    with_bench_of(
-        BOTH_WAYS[0],
-        |options| options.egress.resolvers = vec![resolver],
-        |bench| async move {
-            let sandbox = networked(&bench, "own", outside.network()).await;
-            let done = connect(&*sandbox, ALLOWED, outside.port, HELLO).await;
-            assert!(done.stdout.contains("private_address"), "{done:?}");
-        },
-    )
+    for sharing in BOTH_WAYS {
+        with_bench_of(
+            sharing,
+            |options| options.egress.resolvers = vec![resolver],
+            |bench| async move {
+                let policy = outside.with_machine(*outside.machine.ip());
+                let sandbox = networked(&bench, "own", network(policy)).await;
+                let name = name_of(*outside.machine.ip());
+                let done = connect(&*sandbox, &name, outside.machine.port(), HELLO).await;
+                assert!(done.stdout.contains("private_address"), "{done:?}");
+                let done = connect(&*sandbox, ALLOWED, outside.port, HELLO).await;
+                assert!(done.stdout.ends_with("<hello>\n"), "{done:?}");
+            },
+        )
+        .await;
+    }
+}
+
+/// What is known of the machine is found out again with every proxy, and by a container that is
+/// not left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_the_machine_gets_later_is_denied_too() {
+    let outside = &Outside::new().await;
+    with_outside(outside, |bench| async move {
+        let (_, [late, _]) = small_network();
+        let policy = outside.with_machine(late);
+        let sandbox = networked(&bench, "late", network(policy.clone())).await;
+        ip(&format!("addr add {late}/32 dev lo"));
+        let port = outside.machine.port();
+        let _server = spawn(
+            "late",
+            serve_echo(TcpListener::bind((late, port)).await.unwrap()),
+        );
+        // As long as nobody has looked, it is an address like others.
+        let before = connect(&*sandbox, &name_of(late), port, HELLO).await;
+        let name = proxies(&bench).await[0].name.clone();
+        lose(&name, Loss::Killed).await;
+        let control = egress(&*sandbox);
+        control.set_policy(&policy, PhaseName::Setup).await.unwrap();
+        let after = connect(&*sandbox, &name_of(late), port, HELLO).await;
+        ip(&format!("addr del {late}/32 dev lo"));
+        assert!(before.stdout.ends_with("<hello>\n"), "{before:?}");
+        assert!(after.stdout.contains("private_address"), "{after:?}");
+        assert_eq!(proxies(&bench).await.len(), 3);
+    })
     .await;
 }
 
@@ -483,6 +576,42 @@ async fn lose(name: &str, loss: Loss) {
             docker.remove_container(name, Some(options)).await.unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_proxy_gives_a_sandbox_nothing_to_send_again_and_says_what_is_unknown() {
+    let outside = &Outside::new().await;
+    with_outside(outside, |bench| async move {
+        let mut policy = outside.policy(NetworkLevel::PackageOnly);
+        policy.limits.upload_bytes = 1000;
+        let sandbox = networked(&bench, "bound", network(policy.clone())).await;
+        let control = egress(&*sandbox);
+        let payload = "x".repeat(600);
+        let done = connect(&*sandbox, ALLOWED, outside.port, &payload).await;
+        assert!(done.stdout.contains(&payload), "{done:?}");
+        let records = control.take_records().await.unwrap();
+        assert_eq!((records.counters.bytes_up, records.lost), (600, false));
+        let name = proxies(&bench).await[0].name.clone();
+        for loss in [Loss::Killed, Loss::Removed] {
+            lose(&name, loss).await;
+            control.set_policy(&policy, PhaseName::Setup).await.unwrap();
+            let done = connect(&*sandbox, ALLOWED, outside.port, &payload).await;
+            assert!(!done.stdout.contains(&payload), "{done:?}");
+            let records = control.take_records().await.unwrap();
+            assert!(
+                records.lost && records.counters.bytes_up <= 1000,
+                "{records:?}"
+            );
+            // The first may have ended after records were asked for.
+            let last = records.connections.last().unwrap();
+            assert_eq!(last.reason, Some(DenialReason::Limit), "{records:?}");
+        }
+        // Another phase has limits of its own.
+        control.set_policy(&policy, PhaseName::Solve).await.unwrap();
+        let done = connect(&*sandbox, ALLOWED, outside.port, &payload).await;
+        assert!(done.stdout.contains(&payload), "{done:?}");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -685,7 +814,7 @@ async fn at_full_web_the_machine_and_private_addresses_stay_closed() {
         policy.allow.clear();
         policy.exceptions.clear();
         let sandbox = networked(&bench, "full", network(policy)).await;
-        let own = SocketAddr::new(outside.address, outside.port).to_string();
+        let own = outside.machine.to_string();
         for target in [
             own.as_str(),
             "127.0.0.1:80",

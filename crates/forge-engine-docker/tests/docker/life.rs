@@ -26,6 +26,20 @@ async fn a_command_runs_and_its_output_and_exit_code_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_kept_to_its_cores_where_the_engine_may_use_them() {
+    both_ways(|bench| async move {
+        let kept = bench
+            .sandbox_with("kept", |spec| spec.cores = vec![0])
+            .await;
+        assert_eq!(shell(&*kept, "nproc").await.stdout, "1\n");
+        let cores = vec![0, 8_000];
+        let free = bench.sandbox_with("free", |spec| spec.cores = cores).await;
+        assert_eq!(shell(&*free, "true").await.report.ending, Ending::Exited(0));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_byte_of_a_large_binary_output_arrives() {
     both_ways(|bench| async move {
         let sandbox = bench.sandbox("large").await;
@@ -230,6 +244,47 @@ async fn destroying_twice_is_no_error_and_leaves_nothing() {
         bench.engine.destroy_workspace(&id).await.unwrap();
         let left = bench.engine.list(Some(&bench.owner)).await.unwrap();
         assert!(left.is_empty(), "{left:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_has_next_to_no_processor_is_ended_all_the_same() {
+    both_ways(|bench| async move {
+        let tiny = Limits {
+            cpu_millis: 50,
+            ..forge_core::Difficulty::Easy.limits()
+        };
+        let sandbox = bench.sandbox_with("tiny", |spec| spec.limits = tiny).await;
+        // Each turns away from its end for as long as it can, and asks PID 1 for something.
+        let script = "for i in $(seq 40); do (trap '' TERM HUP INT; while :; do \
+                      /.swe-forge/init bridge < /dev/zero; done) 2> /dev/null & done; \
+                      echo all; wait";
+        let mut running = sandbox
+            .exec(request(&["/bin/sh", "-c", script]))
+            .await
+            .unwrap();
+        assert!(running.output.next().await.is_some());
+        bench.engine.destroy(sandbox.id()).await.unwrap();
+        assert_eq!(sandbox.condition().await.unwrap(), Condition::Gone);
+        assert!(running.exit.await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_the_engine_does_not_have_is_nothing_that_it_can_do() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let (id, user) = (bench.id("runtime"), next_user());
+        let image = bench.image().await;
+        let workspace = bench.workspace_spec(&id, user);
+        let engine = &bench.engine;
+        engine.create_workspace(&workspace, &image).await.unwrap();
+        let mut spec = bench.sandbox_spec(&id, user);
+        spec.runtime = Some("no-such-runtime".into());
+        let error = engine.create(&spec, &image, &secret()).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("no-such-runtime"), "{error}");
     })
     .await;
 }

@@ -13,6 +13,7 @@
 mod confinement;
 mod disk;
 mod egress;
+mod fixtures;
 mod images;
 mod life;
 mod objects;

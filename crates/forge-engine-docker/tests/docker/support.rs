@@ -181,6 +181,7 @@ impl Bench {
                 name: "task.json".into(),
                 contents: b"{\"id\":\"docker-test\"}".to_vec(),
             }],
+            tests: false,
         }
     }
 
@@ -190,7 +191,9 @@ impl Bench {
             ownership: self.ownership(),
             role: Role::Task,
             workspace: id.clone(),
+            tests: false,
             limits: Difficulty::Easy.limits(),
+            cores: Vec::new(),
             profile: Profile::Run,
             network: None,
             user,

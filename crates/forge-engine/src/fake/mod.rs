@@ -10,13 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use forge_core::sandbox::{SPECIFICATION, TESTS, WORKSPACE};
 use forge_core::{
     Attestation, DiskQuota, Ending, ExecRequest, ExitReport, OwnerId, Profile, Role, SandboxId,
     SandboxSpec, WorkspaceSpec,
 };
 use forge_wire::Secret;
+use tokio::io::AsyncReadExt;
 
-use crate::engine::{Engine, EngineDescription, FoundObject, Inventory, ObjectKind, PreparedImage};
+use crate::engine::{
+    Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind, PreparedImage,
+    TarStream,
+};
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::images::ImageStore;
 use crate::sandbox::{EgressRecords, Sandbox};
@@ -178,7 +183,12 @@ impl FakeEngine {
                 gid: if root { 0 } else { spec.user.gid() },
                 interfaces: vec!["lo".to_owned()],
                 routes: 0,
-                writable_mounts: vec!["/tmp".to_owned(), "/workspace".to_owned()],
+                writable_mounts: vec!["/tmp".to_owned(), WORKSPACE.to_owned()],
+                read_only_mounts: [SPECIFICATION]
+                    .into_iter()
+                    .chain(spec.tests.then_some(TESTS))
+                    .map(str::to_owned)
+                    .collect(),
                 read_only_root: !root,
                 vsock_refused: true,
                 metadata_unreachable: true,
@@ -205,6 +215,29 @@ impl Inventory for FakeEngine {
     async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
         self.call(Operation::Destroy, &object.name)?;
         self.world().objects.remove(&object.name);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Fixtures for FakeEngine {
+    async fn put_tests(
+        &self,
+        id: &SandboxId,
+        _image: &PreparedImage,
+        mut tar: TarStream,
+    ) -> Result<(), EngineError> {
+        let subject = format!("workspace-{id}: {TESTS}");
+        self.call(Operation::Put, &subject)?;
+        tar.read_to_end(&mut Vec::new()).await.map_err(|error| {
+            EngineError::new(
+                EngineErrorKind::Internal,
+                Operation::Put,
+                subject,
+                "the tests could not be read",
+            )
+            .with_source(error)
+        })?;
         Ok(())
     }
 }

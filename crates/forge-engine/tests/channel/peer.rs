@@ -181,6 +181,7 @@ impl Peer {
             interfaces: Vec::new(),
             routes: 0,
             writable_mounts: Vec::new(),
+            read_only_mounts: Vec::new(),
             read_only_root: true,
             vsock_refused: true,
             metadata_unreachable: true,

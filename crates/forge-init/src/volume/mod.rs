@@ -9,6 +9,7 @@ mod ext4;
 #[cfg(test)]
 mod ext4_tests;
 mod loop_device;
+mod room;
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -18,9 +19,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, OFlag, fallocate};
-use nix::sys::statvfs::fstatvfs;
 
 use ext4::{Layout, Request};
 
@@ -130,7 +129,8 @@ impl Pool {
         let made = if is_whole {
             Ok(())
         } else {
-            fill(&image, request, &layout, preallocated)
+            room::ensure(&self.path, layout.file_size())
+                .and_then(|()| fill(&image, request, &layout, preallocated))
         };
         let device = made.and_then(|()| loop_device::attach(&image, &path));
         match device {
@@ -256,14 +256,8 @@ fn fill(image: &File, request: &Request, layout: &Layout, preallocated: bool) ->
     ext4::write(image, request, layout, identity()?)
 }
 
-/// Takes the disk below. What is not there is not tried: until it failed, it would take all that
-/// others still have.
+/// Takes the disk below; the caller knows that it is there.
 fn preallocate(image: &File, size: u64) -> io::Result<()> {
-    let below = fstatvfs(image)?;
-    let available = below.blocks_available() * below.fragment_size();
-    if available < size {
-        return Err(Errno::ENOSPC.into());
-    }
     let length = size
         .try_into()
         .map_err(|_| io::Error::other("the file would be too large"))?;

@@ -158,6 +158,28 @@ fn a_process_of_the_task_gets_nothing_from_the_socket() {
 }
 
 #[test]
+fn a_bridge_gets_through_while_the_task_floods_the_socket() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let text = "for i in 1 2 3 4 5 6 7 8; do
+        (while :; do /.swe-forge/init bridge </dev/zero; done) 2>/dev/null & done; wait";
+    let (flood, _) = client.start(&script(text));
+    for _ in 0..3 {
+        let mut bridge = sandbox.bridge(65_534);
+        bridge.start_ids_at(1_000_000);
+        bridge.prove();
+        bridge.ping();
+    }
+    let mut client = sandbox.reconnect();
+    client.ping();
+    client.send(&Request::Resume {
+        exec: flood,
+        offset: 0,
+    });
+    assert_eq!(client.kill_all(), 0);
+    assert_eq!(client.exited(flood).ending, Ending::Killed);
+}
+
+#[test]
 fn the_newest_client_wins() {
     let (sandbox, mut first) = Sandbox::claimed();
     let mut second = sandbox.reconnect();

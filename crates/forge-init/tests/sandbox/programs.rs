@@ -35,6 +35,49 @@ fn a_program_gets_its_own_environment_folder_and_session() {
 }
 
 #[test]
+fn no_program_can_become_a_worse_victim_than_pid_one() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let text = "score=-1000; while [ $score -le 1000 ] && \
+                ! echo $score > /proc/self/oom_score_adj; do score=$((score+1)); done 2>/dev/null
+                cat /proc/self/oom_score_adj";
+    let outcome = client.run(&script(text));
+    let number = |text: &str| text.trim().parse::<i32>().unwrap();
+    let lowest = number(&String::from_utf8(outcome.stdout).unwrap());
+    let own = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", sandbox.init_pid()));
+    // One that the kernel would never end, PID 1 must not be.
+    assert_eq!(number(&own.unwrap()), lowest.max(-999));
+}
+
+#[test]
+fn no_thread_of_pid_one_can_be_slowed_down_or_starved() {
+    let (sandbox, mut client) = Sandbox::claimed();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", sandbox.init_pid())).unwrap();
+    let threads = threads.count();
+    let text = "for thread in $(ls /proc/1/task); do echo $thread
+        prlimit --pid $thread --nofile=0:0 || prlimit --pid $thread --nofile || \
+        taskset -p 1 $thread > /dev/null || chrt -i -p 0 $thread || renice -n 19 -p $thread || \
+        renice -n 19 -g $thread || ionice -c 3 -p $thread || ionice -c 3 -P $thread || continue
+        echo reached; done 2>/dev/null; renice -n 19 -u $(id -u) || ionice -c 3 -u $(id -u) || echo end
+        taskset -p 1 $$ && renice -n 1 -p $$ && prlimit --pid $$ --nofile=64:64 || exit
+        sleep 60 & taskset -p 1 $! && prlimit --pid $! --nofile=64:64 && kill $! &&
+        echo own";
+    let outcome = client.run(&script(text));
+    let text = String::from_utf8(outcome.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        !text.contains("reached") && text.ends_with("own\n"),
+        "{text}"
+    );
+    let refused = lines.iter().position(|line| *line == "end").unwrap();
+    assert_eq!((refused, threads), (4, 4), "{text}");
+    client.ping();
+    assert_eq!(
+        client.run(&program(&["true"])).report.ending,
+        Ending::Exited(0)
+    );
+}
+
+#[test]
 fn signal_settings_are_the_default_ones() {
     let (_sandbox, mut client) = Sandbox::claimed();
     let outcome = client.run(&script("grep -E 'Sig(Blk|Ign)' /proc/self/status"));

@@ -118,8 +118,8 @@ fn root_in_the_sandbox_does_not_reach_into_pid_one() {
     assert_eq!(String::from_utf8_lossy(&outcome.stdout), "over\n");
     client.ping();
     // What every program of root may write to is put right while it still runs.
-    let text = "echo 1000 > /proc/1/oom_score_adj
-        while [ $(cat /proc/1/oom_score_adj) != 0 ]; do sleep 0.05; done; echo right";
+    let text = "own=$(cat /proc/1/oom_score_adj); echo 1000 > /proc/1/oom_score_adj
+        while [ $(cat /proc/1/oom_score_adj) != $own ]; do sleep 0.05; done; echo right";
     assert_eq!(client.run(&script(text)).stdout, b"right\n");
 }
 

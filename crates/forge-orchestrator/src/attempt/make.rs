@@ -1,11 +1,13 @@
 //! Making what an attempt needs: image, workspace, sandboxes, files.
 
+use std::io;
 use std::sync::Arc;
 
 use forge_core::sandbox::{TESTS, WORKSPACE};
-use forge_core::task::VerifyContainer;
+use forge_core::task::{SourceTree, VerifyContainer};
 use forge_core::{
-    Failure, Outcome, PhaseName, Profile, Role, SandboxId, SandboxSpec, Transition, WorkspaceSpec,
+    Failure, Outcome, PhaseName, Profile, Reason, Role, SandboxId, SandboxSpec, Transition,
+    WorkspaceSpec,
 };
 use forge_engine::{EngineError, PreparedImage, Sandbox};
 use forge_store::ObjectKind;
@@ -53,11 +55,60 @@ impl Attempt<'_> {
             disk_bytes: self.limits.disk_bytes,
             disk_files: self.limits.disk_files,
             specification: self.task().specification.clone(),
+            tests: self.task().tests.is_some(),
         };
         let made = self.context.engine.create_workspace(&spec, image).await;
         self.disk_quota = Some(made.map_err(|error| engine_failure(&error))?);
         self.made(ObjectKind::Volume, &id).await;
+        // Their place is in no sandbox before it may be seen there, so they can be put into it now.
+        if !self.tests_wait_for_verify() {
+            self.put_tests(image).await?;
+        }
         Ok(())
+    }
+
+    /// Whether the tests' place is in a sandbox in which they must not be seen yet.
+    pub(super) fn tests_wait_for_verify(&self) -> bool {
+        let task = self.task();
+        task.verify_container == VerifyContainer::Same && !task.tests_visible
+    }
+
+    /// Puts the author's tests in their place, where sandboxes can only read.
+    pub(super) async fn put_tests(&self, image: &PreparedImage) -> Result<(), Outcome> {
+        let Some(tests) = &self.task().tests else {
+            return Ok(());
+        };
+        let (tar, packing) = archive::pack(vec![self.member(tests, "tests")]);
+        let engine = &self.context.engine;
+        let sent = engine.put_tests(&self.job.id, image, Box::new(tar)).await;
+        packed(packing.await)?;
+        sent.map_err(|error| engine_failure(&error))
+    }
+
+    /// Removes whatever stands where the tests will be, in the last sandbox that could put something
+    /// there, and leaves a folder to mount them on: an engine would follow a link.
+    pub(super) async fn clear_tests(&self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
+        if let Err(error) = sandbox.remove(TESTS).await {
+            return Err(self.unusable(sandbox, &error).await);
+        }
+        if self.task().tests.is_none() {
+            return Ok(());
+        }
+        let folder = archive::folder("tests", self.user);
+        let folder = folder.map_err(|error| unreadable(&error))?;
+        let mut tar = folder.as_slice();
+        match sandbox.put(WORKSPACE, &mut tar, UPLOAD_LIMITS).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.unusable(sandbox, &error).await),
+        }
+    }
+
+    fn member(&self, tree: &SourceTree, name: &'static str) -> Member {
+        Member {
+            root: tree.root.clone(),
+            name,
+            owner: self.user,
+        }
     }
 
     /// The sandbox in which solve begins, and the image it runs. With a setup, that ran before, in a
@@ -77,6 +128,9 @@ impl Attempt<'_> {
         self.advance(Transition::Run).await?;
         self.setup(&setup, &*sandbox, &image).await?;
         let image = self.keep_setup(&*sandbox, &image).await?;
+        if self.task().verify_container == VerifyContainer::Same {
+            self.clear_tests(&*sandbox).await?;
+        }
         self.retire_current().await;
         drop(sandbox);
         let done = self.job.id.with_part(super::SETUP);
@@ -155,7 +209,9 @@ impl Attempt<'_> {
             ownership: self.ownership.clone(),
             role,
             workspace: self.job.id.clone(),
+            tests: self.task().tests.is_some() && phases.contains(&PhaseName::Verify),
             limits: self.limits,
+            cores: self.cores(),
             profile,
             network: self.network.of_sandbox(phases),
             user: self.user,
@@ -185,45 +241,20 @@ impl Attempt<'_> {
     pub(super) async fn upload_sources(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
         let task = self.task();
         let mut members = Vec::new();
-        if let Some(src) = &task.src {
-            members.push(Member {
-                root: src.root.clone(),
-                name: "src",
-            });
+        members.extend(task.src.iter().map(|src| self.member(src, "src")));
+        // Where their own place is in the sandbox, they are there already.
+        let elsewhere =
+            sandbox.id() != &self.job.id || task.verify_container != VerifyContainer::Same;
+        if let (true, true, Some(tests)) = (elsewhere, task.tests_visible, &task.tests) {
+            members.push(self.member(tests, "tests"));
         }
-        if let (true, Some(tests)) = (task.tests_visible, &task.tests) {
-            members.push(Member {
-                root: tests.root.clone(),
-                name: "tests",
-            });
-        }
-        self.upload(sandbox, members).await
-    }
-
-    /// Puts the author's tests in the place of whatever stands there.
-    pub(super) async fn replace_tests(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
-        if let Err(error) = sandbox.remove(TESTS).await {
-            return Err(self.unusable(sandbox, &error).await);
-        }
-        let members = self.task().tests.iter();
-        let members = members
-            .map(|tests| Member {
-                root: tests.root.clone(),
-                name: "tests",
-            })
-            .collect();
         self.upload(sandbox, members).await
     }
 
     pub(super) async fn upload_solution(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
-        let members = self.task().solution.iter();
-        let members = members
-            .map(|solution| Member {
-                root: solution.tree.root.clone(),
-                name: "solution",
-            })
-            .collect();
-        self.upload(sandbox, members).await
+        let solution = self.task().solution.iter();
+        let members = solution.map(|solution| self.member(&solution.tree, "solution"));
+        self.upload(sandbox, members.collect()).await
     }
 
     async fn upload(&self, sandbox: &dyn Sandbox, members: Vec<Member>) -> Result<(), Outcome> {
@@ -234,28 +265,21 @@ impl Attempt<'_> {
         let sent = sandbox.put(WORKSPACE, &mut tar, UPLOAD_LIMITS).await;
         // Without a reader the packing ends as well.
         drop(tar);
-        let packed = packing.await;
-        match packed {
-            Ok(Err(error)) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                let message = format!("the task's files could not be read: {error}");
-                Err(Outcome::Failed(Failure::new(
-                    forge_core::Reason::InternalError,
-                    message,
-                )))
+        packed(packing.await)?;
+        match sent {
+            Ok(_) => Ok(()),
+            Err(error)
+                if self.phases.is_empty() && self.is_workspace_full(sandbox, &error).await =>
+            {
+                let message = format!(
+                    "the task's files do not fit into its workspace: {}",
+                    failure::chain(&error)
+                );
+                Err(Outcome::Failed(Failure::new(Reason::DiskFull, message)))
             }
-            Err(error) => {
-                let message = format!("packing the task's files broke off: {error}");
-                Err(Outcome::Failed(Failure::new(
-                    forge_core::Reason::InternalError,
-                    message,
-                )))
-            }
-            Ok(_) => match sent {
-                Ok(_) => Ok(()),
-                // Before its first phase the task has not touched anything.
-                Err(error) if self.phases.is_empty() => Err(self.lost(sandbox, &error).await),
-                Err(error) => Err(self.unusable(sandbox, &error).await),
-            },
+            // Before its first phase the task has not touched anything.
+            Err(error) if self.phases.is_empty() => Err(self.lost(sandbox, &error).await),
+            Err(error) => Err(self.unusable(sandbox, &error).await),
         }
     }
 
@@ -268,7 +292,7 @@ impl Attempt<'_> {
             .await
             .map_err(|error| {
                 let message = failure::chain(&error);
-                Outcome::Failed(Failure::new(forge_core::Reason::InternalError, message))
+                Outcome::Failed(Failure::new(Reason::InternalError, message))
             })
     }
 
@@ -280,6 +304,20 @@ impl Attempt<'_> {
             .await;
         self.note_record(recorded);
     }
+}
+
+/// How packing ended; that its reader stopped reading is told by the reader.
+fn packed(ended: Result<io::Result<()>, tokio::task::JoinError>) -> Result<(), Outcome> {
+    match ended {
+        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(unreadable(&error)),
+        Err(error) => Err(unreadable(&io::Error::other(error))),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn unreadable(error: &io::Error) -> Outcome {
+    let message = format!("the task's files could not be packed: {error}");
+    Outcome::Failed(Failure::new(Reason::InternalError, message))
 }
 
 /// 244 random bits: two version 4 UUIDs.

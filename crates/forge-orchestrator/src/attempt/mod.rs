@@ -25,12 +25,14 @@ use forge_store::ArtifactRecord;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cleanup;
-use crate::collect::{self, CollectError};
+use crate::collect::{self, CollectError, Taken};
 use crate::context::{Context, Job};
 use crate::events::RunEvent;
 use crate::failure;
 use crate::layout::RunLayout;
 use crate::operator::SecretValue;
+use crate::placement::Placed;
+use crate::redact::Mask;
 use network::Network;
 
 /// Objects that nobody removed may be removed by anyone after this long.
@@ -39,7 +41,7 @@ const EXPIRY: SignedDuration = SignedDuration::from_hours(24);
 /// Part of the id of the container of a fresh verification.
 const VERIFY: &str = "verify";
 /// Part of the id of the container of setup.
-const SETUP: &str = "setup";
+pub(crate) const SETUP: &str = "setup";
 
 /// One attempt while it is made.
 pub(crate) struct Attempt<'a> {
@@ -47,6 +49,8 @@ pub(crate) struct Attempt<'a> {
     job: &'a Job,
     user: UserId,
     limits: Limits,
+    /// The cores that its sandboxes are kept to, one after the other.
+    placed: Option<Placed>,
     budget: Budget,
     ownership: Ownership,
     state: State,
@@ -60,6 +64,8 @@ pub(crate) struct Attempt<'a> {
     network: Network,
     /// The values of the task's secrets, by their names.
     secrets: BTreeMap<String, SecretValue>,
+    /// Takes them out of what is written down and told.
+    mask: Mask,
     current: Option<Arc<dyn Sandbox>>,
     /// What sandboxes used that are done with.
     usage: ResourceUsage,
@@ -129,6 +135,7 @@ impl<'a> Attempt<'a> {
                 .user
                 .unwrap_or(UserId::for_slot(context.first_slot.wrapping_add(slot))),
             limits,
+            placed: None,
             budget: Budget::new(&limits),
             ownership: Ownership {
                 owner: context.owner.clone(),
@@ -148,6 +155,7 @@ impl<'a> Attempt<'a> {
             disk_quota: None,
             network: Network::none(),
             secrets: BTreeMap::new(),
+            mask: Mask::default(),
             current: None,
             usage: ResourceUsage::default(),
             attestation: None,
@@ -161,6 +169,7 @@ impl<'a> Attempt<'a> {
     /// From the outcome on: final state, clean-up, report.
     async fn finish(mut self, outcome: Outcome) -> TaskReport {
         let (context, id) = (self.context, self.job.id.clone());
+        let outcome = self.mask.outcome(outcome);
         let (outcome, ended_at) = self.end(outcome).await;
         let cleanup_ended_at = self.clean_up(&outcome).await;
         let report = self.report(&outcome, ended_at, cleanup_ended_at);
@@ -177,6 +186,7 @@ impl<'a> Attempt<'a> {
     /// phases, never while the engine makes something: what is half made could not be removed.
     async fn work(&mut self) -> Result<(), Outcome> {
         self.refuse_what_cannot_be_done()?;
+        self.placed = self.context.placement.take(self.limits.cpu_millis);
         self.advance(Transition::Create).await?;
         self.check_cancelled()?;
         let image = self.prepare_image().await?;
@@ -186,6 +196,11 @@ impl<'a> Attempt<'a> {
         self.solve(&*sandbox, &image).await?;
         let sandbox = self.change_to_verification(sandbox, &image).await?;
         self.verify(&*sandbox, &image).await
+    }
+
+    fn cores(&self) -> Vec<usize> {
+        let placed = self.placed.as_ref();
+        placed.map_or_else(Vec::new, |placed| placed.cores().to_vec())
     }
 
     fn check_cancelled(&self) -> Result<(), Outcome> {
@@ -203,6 +218,7 @@ impl<'a> Attempt<'a> {
         let operator = &*self.context.operator;
         self.network = Network::plan(task, operator).map_err(Outcome::Failed)?;
         self.secrets = environment::secrets(task, operator).map_err(Outcome::Failed)?;
+        self.mask = Mask::new(self.secrets.values().map(SecretValue::expose));
         self.job
             .agent
             .command(task)
@@ -298,7 +314,8 @@ impl<'a> Attempt<'a> {
             return;
         }
         let output = Path::new("output");
-        self.collect_path(&*sandbox, output).await;
+        let mut taken = Taken::default();
+        self.collect_path(&*sandbox, output, &mut taken).await;
         let wanted = &self.task().artifacts;
         for path in wanted.iter().map(Path::new) {
             // What lies in a folder that is collected anyway came with it.
@@ -307,15 +324,17 @@ impl<'a> Attempt<'a> {
                     .iter()
                     .any(|other| path != Path::new(other) && path.starts_with(other));
             if !covered {
-                self.collect_path(&*sandbox, path).await;
+                self.collect_path(&*sandbox, path, &mut taken).await;
             }
         }
     }
 
-    async fn collect_path(&mut self, sandbox: &dyn Sandbox, name: &Path) {
+    async fn collect_path(&mut self, sandbox: &dyn Sandbox, name: &Path, taken: &mut Taken) {
         let source = format!("{WORKSPACE}/{}", name.display());
         let artifacts = self.context.layout.artifacts(&self.job.id);
-        let (collected, ended) = collect::collect(sandbox, &source, &artifacts.join(name)).await;
+        let target = artifacts.join(name);
+        let (collected, ended) =
+            collect::collect(sandbox, &source, &target, self.mask.clone(), taken).await;
         match ended {
             Ok(()) => {}
             Err(CollectError::Sandbox(error)) if is_missing(&error) => {
@@ -377,6 +396,7 @@ impl<'a> Attempt<'a> {
         }
         let left = cleanup::remove_all(
             &*self.context.engine,
+            &self.context.owner,
             &self.sandboxes,
             self.workspace.as_ref(),
             self.snapshot.as_ref(),
@@ -414,7 +434,14 @@ impl<'a> Attempt<'a> {
         cleanup_ended_at: Option<Timestamp>,
     ) -> TaskReport {
         self.notes.extend(self.network.summary(None));
+        let notes = std::mem::take(&mut self.notes);
+        let notes = notes.into_iter().map(|note| self.mask.text(note)).collect();
         let task = self.task();
+        let agent_command = self.job.agent.command(task).ok().flatten();
+        let agent_command = agent_command.map(|command| {
+            let words = command.argv().into_iter();
+            words.map(|word| self.mask.text(word)).collect()
+        });
         let log = RunLayout::connections_relative(&self.job.id);
         let logged = self.context.layout.connections(&self.job.id).exists();
         let network = self
@@ -425,6 +452,7 @@ impl<'a> Attempt<'a> {
             id: self.job.id.to_string(),
             attempt: self.job.repetition,
             agent: self.job.agent.name().to_owned(),
+            agent_command,
             title: task.title.clone(),
             difficulty: task.difficulty,
             state: match outcome {
@@ -453,7 +481,7 @@ impl<'a> Attempt<'a> {
             network,
             attestation: self.attestation.map(|(_, attestation)| attestation),
             artifacts: self.artifacts,
-            notes: self.notes,
+            notes,
         }
     }
 }

@@ -1,20 +1,42 @@
 //! The network of an attempt: what each phase may reach, and what it tried to.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::SeekFrom;
 
 use forge_api::report::{DeniedReport, NetworkReport};
-use forge_core::connection::{ConnectionRecord, ConnectionVerdict};
-use forge_core::egress::{DenialReason, EgressPolicy, HTTP_PORT, HTTPS_PORT, SandboxNetwork};
+use forge_core::connection::{ConnectionRecord, ConnectionVerdict, EgressCounters};
+use forge_core::egress::{
+    DenialReason, EgressPolicy, HTTP_PORT, HTTPS_PORT, MAIL_PORTS, SandboxNetwork,
+};
 use forge_core::{Failure, NetworkLevel, Outcome, PhaseName, Reason, Task};
 use forge_engine::{EgressRecords, EngineError, Sandbox};
-use tokio::io::AsyncWriteExt;
+use forge_plan::judge::without_network;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::Attempt;
 use crate::failure;
 use crate::operator::Operator;
 
-/// Different refusals that a report lists; what is beyond is only counted.
+/// Different refusals of one phase that a report lists; what is beyond is only counted.
 const LISTED: usize = 200;
+/// Those of one host, so that one with many ports does not take the place of all others.
+const LISTED_OF_HOST: usize = 8;
+/// Bytes at the end of a log in which an isolated client is looked for, and those of its phase:
+/// what made it fail is at the end.
+const TAIL: u64 = 16 * 1024;
+/// What the usual clients and resolvers say when no name resolves.
+const UNRESOLVED: [&str; 9] = [
+    "Temporary failure in name resolution",
+    "Temporary failure resolving",
+    "Name or service not known",
+    "No address associated with hostname",
+    "Could not resolve host",
+    "unable to resolve host address",
+    "failed to lookup address information",
+    "getaddrinfo EAI_AGAIN",
+    "getaddrinfo ENOTFOUND",
+];
 
 /// The levels of an attempt, and what its phases did with them.
 #[derive(Debug)]
@@ -22,13 +44,34 @@ pub(super) struct Network {
     policies: BTreeMap<PhaseName, EgressPolicy>,
     /// Ports that are captured in sandboxes besides the usual ones.
     ports: Vec<u16>,
-    denied: BTreeMap<(PhaseName, String, u16, DenialReason), u64>,
-    allowed: u64,
-    denied_count: u64,
-    bytes_up: u64,
-    bytes_down: u64,
-    /// For each sandbox, since each counts from nothing.
-    unrecorded: BTreeMap<String, u64>,
+    seen: BTreeMap<PhaseName, Seen>,
+    /// What each sandbox counted so far, which is from nothing.
+    counters: BTreeMap<String, EgressCounters>,
+}
+
+/// What was refused in one phase.
+#[derive(Debug, Default)]
+struct Seen {
+    /// All, whether they have a record or not.
+    refused: u64,
+    listed: BTreeMap<(String, u16, DenialReason), u64>,
+}
+
+impl Seen {
+    fn list(&mut self, record: &ConnectionRecord) {
+        let reason = record.reason.unwrap_or(DenialReason::BadRequest);
+        let key = (record.host.clone(), record.port, reason);
+        if let Some(count) = self.listed.get_mut(&key) {
+            *count += 1;
+            return;
+        }
+        let first = (record.host.clone(), 0, DenialReason::ALL[0]);
+        let of_host = self.listed.range(first..);
+        let of_host = of_host.take_while(|((host, ..), _)| *host == record.host);
+        if self.listed.len() < LISTED && of_host.count() < LISTED_OF_HOST {
+            self.listed.insert(key, 1);
+        }
+    }
 }
 
 impl Network {
@@ -73,12 +116,8 @@ impl Network {
         Self {
             policies,
             ports: Vec::new(),
-            denied: BTreeMap::new(),
-            allowed: 0,
-            denied_count: 0,
-            bytes_up: 0,
-            bytes_down: 0,
-            unrecorded: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            counters: BTreeMap::new(),
         }
     }
 
@@ -111,98 +150,156 @@ impl Network {
         })
     }
 
+    /// Takes in what a phase did in a sandbox. What was counted is the truth: there can be more
+    /// connections than records of them.
     fn add(&mut self, sandbox: &str, phase: PhaseName, records: &EgressRecords) {
+        let seen = self.seen.entry(phase).or_default();
+        let mut refused = 0;
         for record in &records.connections {
-            self.bytes_up += record.bytes_up;
-            self.bytes_down += record.bytes_down;
-            match record.verdict {
-                ConnectionVerdict::Allowed => self.allowed += 1,
-                // Let through, and ended only because the phase did.
-                ConnectionVerdict::Denied if record.reason == Some(DenialReason::PolicyChanged) => {
-                    self.allowed += 1;
-                }
-                ConnectionVerdict::Denied => self.add_denied(phase, record),
+            // What was let through and only ended with its phase was allowed, and says why it ended.
+            if record.verdict == ConnectionVerdict::Denied {
+                refused += 1;
+                seen.list(record);
             }
         }
-        self.unrecorded
-            .insert(sandbox.to_owned(), records.counters.unrecorded);
-    }
-
-    fn add_denied(&mut self, phase: PhaseName, record: &ConnectionRecord) {
-        self.denied_count += 1;
-        let reason = record.reason.unwrap_or(DenialReason::BadRequest);
-        let key = (phase, record.host.clone(), record.port, reason);
-        if self.denied.len() < LISTED || self.denied.contains_key(&key) {
-            *self.denied.entry(key).or_default() += 1;
-        }
+        let known = self.counters.entry(sandbox.to_owned()).or_default();
+        let counted = records.counters.denied.saturating_sub(known.denied);
+        *known = larger(known, &records.counters);
+        seen.refused += counted.max(refused);
     }
 
     /// The network's part of the report; `log` is the file with every connection.
     pub(super) fn report(&self, log: Option<String>) -> NetworkReport {
+        let sum = |of: fn(&EgressCounters) -> u64| self.counters.values().map(of).sum::<u64>();
+        let denied = self.seen.iter().flat_map(|(phase, seen)| {
+            let listed = seen.listed.iter();
+            listed.map(|((host, port, reason), count)| DeniedReport {
+                phase: *phase,
+                host: host.clone(),
+                port: *port,
+                reason: *reason,
+                count: *count,
+            })
+        });
         NetworkReport {
-            allowed: self.allowed,
-            denied_count: self.denied_count,
-            denied: self
-                .denied
-                .iter()
-                .map(|((phase, host, port, reason), count)| DeniedReport {
-                    phase: *phase,
-                    host: host.clone(),
-                    port: *port,
-                    reason: *reason,
-                    count: *count,
-                })
-                .collect(),
-            bytes_up: self.bytes_up,
-            bytes_down: self.bytes_down,
-            unrecorded: self.unrecorded.values().sum(),
+            allowed: sum(|counters| counters.allowed),
+            denied_count: self.seen.values().map(|seen| seen.refused).sum(),
+            denied: denied.collect(),
+            bytes_up: sum(|counters| counters.bytes_up),
+            bytes_down: sum(|counters| counters.bytes_down),
+            unrecorded: sum(|counters| counters.unrecorded),
             log,
+        }
+    }
+
+    /// How a phase ended that was judged so, where `noted` tells whether the proxy was there.
+    pub(super) fn conclude(
+        &self,
+        phase: PhaseName,
+        judged: Option<Outcome>,
+        noted: Result<bool, Outcome>,
+    ) -> Result<(), Outcome> {
+        let needed = self.level(phase) != NetworkLevel::Isolated;
+        match judged {
+            Some(outcome) if needed && noted != Ok(true) => Err(without_network(phase, outcome)),
+            Some(outcome) => Err(outcome),
+            None => noted.map(|_| ()),
         }
     }
 
     /// One line for a person, when something was refused.
     pub(super) fn summary(&self, only: Option<PhaseName>) -> Option<String> {
         const SHOWN: usize = 3;
-        let chosen: Vec<_> = self
-            .denied
-            .iter()
-            .filter(|((phase, ..), _)| only.is_none_or(|only| only == *phase))
-            .collect();
-        let count: u64 = chosen.iter().map(|(_, count)| **count).sum();
+        let chosen = || {
+            let seen = self.seen.iter();
+            seen.filter(|(phase, _)| only.is_none_or(|only| only == **phase))
+        };
+        let count: u64 = chosen().map(|(_, seen)| seen.refused).sum();
         if count == 0 {
             return None;
         }
-        let shown: Vec<String> = chosen
-            .iter()
-            .take(SHOWN)
-            .map(|((_, host, port, reason), _)| format!("{host}:{port} ({reason})"))
-            .collect();
-        let more = chosen.len().saturating_sub(SHOWN);
-        let more = match more {
+        let mut refusals = Vec::new();
+        for (phase, seen) in chosen() {
+            let level = self.level(*phase);
+            let listed = seen.listed.keys();
+            refusals.extend(listed.map(|(host, port, reason)| Refusal {
+                level,
+                host,
+                port: *port,
+                reason: *reason,
+            }));
+        }
+        // What names no host says the least.
+        refusals.sort_by_key(|refusal| refusal.host.is_empty());
+        let shown = refusals.iter().take(SHOWN).map(Refusal::to_string);
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        let more = match refusals.len().saturating_sub(SHOWN) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let reasons: Vec<DenialReason> = chosen.iter().map(|((.., reason), _)| *reason).collect();
         Some(format!(
-            "{count} connection{} refused: {}{more}{}",
+            "{count} connection{} refused{}{shown}{more}{}",
             if count == 1 { " was" } else { "s were" },
-            shown.join(", "),
-            hint(&reasons),
+            if shown.is_empty() { "" } else { ": " },
+            hint(&refusals),
         ))
     }
 }
 
+/// Connections that were refused for one reason.
+struct Refusal<'a> {
+    level: NetworkLevel,
+    host: &'a str,
+    port: u16,
+    reason: DenialReason,
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.host, self.port) {
+            ("", _) => formatter.write_str("one that was not read")?,
+            (host, 0) => formatter.write_str(host)?,
+            (host, port) => write!(formatter, "{host}:{port}")?,
+        }
+        write!(formatter, " ({})", self.reason)
+    }
+}
+
+/// What an author can do who wanted to reach something.
+const ISOLATED: &str =
+    "; the phase is isolated: network in .swe-forge/config.yaml gives it another level";
+
 /// What an author can do about the most telling of some refusals.
-fn hint(reasons: &[DenialReason]) -> &'static str {
-    let has = |reason| reasons.contains(&reason);
-    if has(DenialReason::NotOnAllowlist) || has(DenialReason::Port) {
+fn hint(refusals: &[Refusal<'_>]) -> &'static str {
+    let has = |is: fn(&Refusal<'_>) -> bool| refusals.iter().any(is);
+    let is_mail = |refusal: &Refusal<'_>| {
+        refusal.reason == DenialReason::Port && MAIL_PORTS.contains(&refusal.port)
+    };
+    let can_be_listed = |refusal: &Refusal<'_>| {
+        let by_list = [DenialReason::NotOnAllowlist, DenialReason::Port].contains(&refusal.reason);
+        by_list && !MAIL_PORTS.contains(&refusal.port) && refusal.level != NetworkLevel::FullWeb
+    };
+    if has(can_be_listed) {
         "; to allow a host, list it in network.allow of .swe-forge/config.yaml at level limited_web"
-    } else if has(DenialReason::Isolated) {
-        "; the phase is isolated: network in .swe-forge/config.yaml gives it another level"
-    } else if has(DenialReason::PrivateAddress) {
+    } else if has(|refusal| refusal.reason == DenialReason::Isolated) {
+        ISOLATED
+    } else if has(|refusal| refusal.reason == DenialReason::PrivateAddress) {
         "; addresses that are not public need an exception in the operator's configuration"
+    } else if has(is_mail) {
+        "; the ports of mail are closed at every level"
     } else {
         ""
+    }
+}
+
+/// Each count of two that come one after the other, of which the later may know less.
+fn larger(one: &EgressCounters, other: &EgressCounters) -> EgressCounters {
+    EgressCounters {
+        allowed: one.allowed.max(other.allowed),
+        denied: one.denied.max(other.denied),
+        bytes_up: one.bytes_up.max(other.bytes_up),
+        bytes_down: one.bytes_down.max(other.bytes_down),
+        unrecorded: one.unrecorded.max(other.unrecorded),
     }
 }
 
@@ -220,36 +317,66 @@ impl Attempt<'_> {
         set.map_err(|error| unavailable(&error))
     }
 
-    /// Takes what a phase did through the proxy into the log of connections and the report.
+    /// Takes what a phase did through the proxy into the log of connections and the report. Gives
+    /// whether the proxy was there all the time.
     pub(super) async fn note_connections(
         &mut self,
         phase: PhaseName,
         sandbox: &dyn Sandbox,
-    ) -> Result<(), Outcome> {
+    ) -> Result<bool, Outcome> {
         let Some(egress) = sandbox.egress() else {
-            return Ok(());
+            self.explain_isolation(phase).await;
+            return Ok(true);
         };
         // What the phase left open is ended: otherwise it would have no record, and go on at this
         // level until the next phase begins.
         let cut = egress.set_policy(&EgressPolicy::isolated(), phase).await;
         cut.map_err(|error| unavailable(&error))?;
         let records = egress.take_records().await;
-        let records = records.map_err(|error| unavailable(&error))?;
+        let mut records = records.map_err(|error| unavailable(&error))?;
+        self.mask.connections(&mut records.connections);
         self.network.add(sandbox.id().as_str(), phase, &records);
+        if records.lost {
+            self.notes.push(format!(
+                "the egress proxy was lost by the end of {phase}, and with it the records of some \
+                 connections: what is counted is incomplete"
+            ));
+        }
         if let Err(error) = self.write_connections(&records.connections).await {
             self.notes.push(format!(
                 "the log of connections could not be written: {error}"
             ));
         }
         if let Some(line) = self.network.summary(Some(phase)) {
-            let log = self.context.layout.log(&self.job.id, phase);
-            let line = format!("\nswe-forge: {line}\n");
-            if let Err(error) = append(&log, line.as_bytes()).await {
-                self.notes
-                    .push(format!("the log of {phase} could not be written: {error}"));
-            }
+            self.tell_in_log(phase, &line).await;
         }
-        Ok(())
+        Ok(!records.lost)
+    }
+
+    /// Tells why, where the log of an isolated phase ends with a client that finds no host: nobody
+    /// refused it anything, so there is nothing else that could.
+    async fn explain_isolation(&mut self, phase: PhaseName) {
+        let log = self.context.layout.log(&self.job.id, phase);
+        match tail(&log).await {
+            Ok(text) if is_unresolved(&text) => {
+                let line = format!("a host was looked for and not found{ISOLATED}");
+                self.tell_in_log(phase, &line).await;
+            }
+            Ok(_) => {}
+            Err(error) => self
+                .notes
+                .push(format!("the log of {phase} could not be read: {error}")),
+        }
+    }
+
+    /// Adds a line of ours to the log of a phase.
+    async fn tell_in_log(&mut self, phase: PhaseName, line: &str) {
+        let log = self.context.layout.log(&self.job.id, phase);
+        let line = format!("\nswe-forge: {line}\n");
+        if let Err(error) = append(&log, line.as_bytes()).await {
+            self.notes
+                .push(format!("the log of {phase} could not be written: {error}"));
+        }
     }
 
     /// The same for a phase that is lost already: what it reached is still worth telling.
@@ -280,6 +407,26 @@ async fn append(path: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = options.create(true).append(true).open(path).await?;
     file.write_all(bytes).await?;
     file.flush().await
+}
+
+/// The last bytes of a file.
+async fn tail(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    let mut file = tokio::fs::File::open(path).await?;
+    let length = file.metadata().await?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+        .await?;
+    let mut text = Vec::new();
+    file.take(TAIL).read_to_end(&mut text).await?;
+    Ok(text)
+}
+
+/// Whether a client says that a name does not resolve.
+fn is_unresolved(output: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(output);
+    UNRESOLVED.iter().any(|said| text.contains(said))
+        // Go names the host in the middle.
+        || (text.contains("dial tcp: lookup ") && text.contains("no such host"))
+        || text.contains("on 127.0.0.1:53: ")
 }
 
 /// Whatever the engine calls it: a level that is not known to hold does not hold.
@@ -318,12 +465,25 @@ mod tests {
 
     fn seen(records: Vec<ConnectionRecord>) -> Network {
         let mut network = Network::none();
-        let records = EgressRecords {
-            connections: records,
-            ..EgressRecords::default()
-        };
-        network.add("s", PhaseName::Setup, &records);
+        network.add("s", PhaseName::Setup, &counted(records));
         network
+    }
+
+    /// Records of a sandbox that did nothing else.
+    fn counted(connections: Vec<ConnectionRecord>) -> EgressRecords {
+        let of = |verdict| {
+            let records = connections.iter();
+            records.filter(|record| record.verdict == verdict).count() as u64
+        };
+        EgressRecords {
+            counters: EgressCounters {
+                allowed: of(ConnectionVerdict::Allowed),
+                denied: of(ConnectionVerdict::Denied),
+                ..EgressCounters::default()
+            },
+            connections,
+            lost: false,
+        }
     }
 
     #[test]
@@ -362,6 +522,129 @@ mod tests {
             .collect();
         let report = seen(records).report(None);
         assert_eq!((report.denied.len(), report.denied_count), (LISTED, 300));
+    }
+
+    #[test]
+    fn what_has_no_record_is_counted_all_the_same() {
+        let mut network = Network::none();
+        let records = EgressRecords {
+            connections: vec![refused("flood.test", DenialReason::Port); 10_000],
+            counters: EgressCounters {
+                allowed: 5,
+                denied: 10_400,
+                bytes_up: 700,
+                bytes_down: 9_000,
+                unrecorded: 405,
+            },
+            lost: false,
+        };
+        network.add("s", PhaseName::Setup, &records);
+        let report = network.report(None);
+        assert_eq!((report.allowed, report.denied_count), (5, 10_400));
+        assert_eq!((report.bytes_up, report.bytes_down), (700, 9_000));
+        assert_eq!((report.unrecorded, report.denied.len()), (405, 1));
+        assert_eq!(report.denied[0].count, 10_000);
+        let summary = network.summary(None).unwrap();
+        assert!(summary.starts_with("10400 connections were"), "{summary}");
+    }
+
+    #[test]
+    fn a_sandbox_that_serves_two_phases_counts_each_connection_once() {
+        let mut network = Network::none();
+        let first = counted(vec![refused("a.test", DenialReason::Port)]);
+        network.add("s", PhaseName::Solve, &first);
+        let mut second = counted(vec![refused("b.test", DenialReason::Port)]);
+        second.counters.denied = 2;
+        network.add("s", PhaseName::Verify, &second);
+        network.add("other", PhaseName::Setup, &first);
+        assert_eq!(network.report(None).denied_count, 3);
+        let verify = network.summary(Some(PhaseName::Verify)).unwrap();
+        assert!(verify.starts_with("1 connection was refused: b.test"));
+    }
+
+    #[test]
+    fn the_refusals_of_one_phase_do_not_hide_those_of_another() {
+        let many = (0..1000).map(|number| refused(&format!("h{number}.test"), DenialReason::Port));
+        let mut network = seen(many.collect());
+        let solve = counted(vec![refused("wanted.test", DenialReason::NotOnAllowlist)]);
+        network.add("t", PhaseName::Solve, &solve);
+        let summary = network.summary(Some(PhaseName::Solve)).unwrap();
+        assert!(summary.contains("wanted.test:443"), "{summary}");
+        let report = network.report(None);
+        let listed = report.denied.iter();
+        assert!(listed.clone().any(|each| each.host == "wanted.test"));
+        assert_eq!((listed.count(), report.denied_count), (LISTED + 1, 1001));
+    }
+
+    #[test]
+    fn the_ports_of_one_host_do_not_hide_another_host() {
+        let mut records: Vec<_> = (1..1000)
+            .map(|port| ConnectionRecord {
+                port,
+                ..refused("scanned.test", DenialReason::Port)
+            })
+            .collect();
+        records.push(refused("wanted.test", DenialReason::NotOnAllowlist));
+        let report = seen(records).report(None);
+        assert_eq!(report.denied.len(), LISTED_OF_HOST + 1);
+        assert!(report.denied.iter().any(|each| each.host == "wanted.test"));
+        assert_eq!(report.denied_count, 1000);
+    }
+
+    #[test]
+    fn what_was_open_when_its_phase_ended_counts_as_allowed() {
+        let through = ConnectionRecord {
+            verdict: ConnectionVerdict::Allowed,
+            ..refused("a.test", DenialReason::PolicyChanged)
+        };
+        let on_the_way = refused("b.test", DenialReason::PolicyChanged);
+        let records = counted(vec![through, on_the_way]);
+        let mut network = Network::none();
+        network.add("s", PhaseName::Setup, &records);
+        let report = network.report(None);
+        assert_eq!((report.allowed, report.denied_count), (1, 1));
+        assert_eq!(report.denied[0].host, "b.test");
+    }
+
+    #[test]
+    fn a_hint_fits_what_was_refused() {
+        let mail = ConnectionRecord {
+            port: 25,
+            ..refused("mail.test", DenialReason::Port)
+        };
+        let summary = seen(vec![mail.clone()]).summary(None).unwrap();
+        assert!(summary.ends_with("closed at every level"), "{summary}");
+        let both = vec![mail, refused("a.test", DenialReason::NotOnAllowlist)];
+        let summary = seen(both).summary(None).unwrap();
+        assert!(summary.contains("network.allow"), "{summary}");
+    }
+
+    #[test]
+    fn a_request_that_was_not_read_has_words_instead_of_an_empty_host() {
+        let unread = ConnectionRecord {
+            host: String::new(),
+            port: 0,
+            ..refused("", DenialReason::Limit)
+        };
+        let records = vec![unread, refused("a.test", DenialReason::DnsFailure)];
+        let summary = seen(records).summary(None).unwrap();
+        let told = "a.test:443 (dns_failure), one that was not read (limit)";
+        assert!(summary.ends_with(told), "{summary}");
+    }
+
+    #[test]
+    fn clients_that_find_no_host_are_known_by_what_they_say() {
+        for said in [
+            "curl: (6) Could not resolve host: a.test",
+            "socket.gaierror: [Errno -3] Temporary failure in name resolution",
+            "npm error request to https://a.test failed, reason: getaddrinfo EAI_AGAIN a.test",
+            "dial tcp: lookup a.test on 127.0.0.1:53: read: connection refused",
+        ] {
+            assert!(is_unresolved(said.as_bytes()), "{said}");
+        }
+        assert!(!is_unresolved(
+            b"AssertionError: expected a host, found none"
+        ));
     }
 
     #[test]

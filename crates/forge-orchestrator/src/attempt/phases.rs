@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use forge_api::report::{Exit, PhaseReport};
 use forge_core::sandbox::SOLUTION;
 use forge_core::task::VerifyContainer;
-use forge_core::{CommandLine, Ending, ExitReport, Failure, Outcome, PhaseName, Reason, Role};
-use forge_engine::{EngineError, EngineErrorKind, PreparedImage, Sandbox};
+use forge_core::{
+    CommandLine, DiskQuota, Ending, ExitReport, Failure, Outcome, PhaseName, Reason, Role,
+};
+use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage, Sandbox};
 use forge_plan::judge::judge;
 
 use super::Attempt;
@@ -63,8 +65,16 @@ impl Attempt<'_> {
         self.kill(&*sandbox).await?;
         self.check_cancelled()?;
         match self.task().verify_container {
-            VerifyContainer::Same => Ok(sandbox),
+            VerifyContainer::Same => {
+                if self.task().tests.is_none() {
+                    self.clear_tests(&*sandbox).await?;
+                } else if self.tests_wait_for_verify() {
+                    self.put_tests(image).await?;
+                }
+                Ok(sandbox)
+            }
             VerifyContainer::Fresh => {
+                self.clear_tests(&*sandbox).await?;
                 self.retire_current().await;
                 self.make_sandbox(image, Role::Verify).await
             }
@@ -76,7 +86,6 @@ impl Attempt<'_> {
         sandbox: &dyn Sandbox,
         image: &PreparedImage,
     ) -> Result<(), Outcome> {
-        self.replace_tests(sandbox).await?;
         let command = &self.task().verify;
         self.phase(PhaseName::Verify, command, sandbox, image).await
     }
@@ -113,7 +122,7 @@ impl Attempt<'_> {
         let command = PhaseCommand {
             command,
             env: self.environment(name, image),
-            secrets: &self.secrets,
+            secrets: &self.mask,
             timeout: self.budget.left(name),
             limits: &self.limits,
             log: &log,
@@ -128,7 +137,8 @@ impl Attempt<'_> {
                 self.keep_phase(name, Exit::from(&report.ending), report.duration, &report)
                     .await;
                 let disk_full = report.ending != Ending::Exited(0) && disk_was_full(sandbox).await;
-                judge(name, &report, disk_full).map_or(noted, Err)
+                let judged = judge(name, &report, disk_full);
+                self.network.conclude(name, judged, noted)
             }
             PhaseEnd::Cancelled => {
                 self.note_what_can_be_had(name, sandbox).await;
@@ -171,6 +181,13 @@ impl Attempt<'_> {
     /// The outcome when files cannot be put in place after the task's turn. What it left there is
     /// its own doing: an agent that is about to fail must not get away without a verdict.
     pub(super) async fn unusable(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
+        if self.is_workspace_full(sandbox, error).await {
+            let message = format!(
+                "the workspace was full when it was handed over: {}",
+                failure::chain(error)
+            );
+            return Outcome::Failed(Failure::new(Reason::DiskFull, message));
+        }
         let of_the_sandbox = matches!(
             error.kind,
             EngineErrorKind::Rejected | EngineErrorKind::Corrupt | EngineErrorKind::Internal
@@ -183,6 +200,22 @@ impl Attempt<'_> {
             return Outcome::Failed(Failure::new(Reason::WorkspaceUnusable, message));
         }
         self.lost(sandbox, error).await
+    }
+
+    /// Whether files found no room because the workspace itself has none, and not what is under it.
+    pub(super) async fn is_workspace_full(
+        &self,
+        sandbox: &dyn Sandbox,
+        error: &EngineError,
+    ) -> bool {
+        if (error.kind, error.operation) != (EngineErrorKind::Exhausted, Operation::Put) {
+            return false;
+        }
+        // A file system of its own has no other limit than its size. On one that is shared, the
+        // sandbox in which it was filled saw it, and that is not always the one that is asked now.
+        self.disk_quota == Some(DiskQuota::Loop)
+            || self.usage.disk_full
+            || disk_was_full(sandbox).await
     }
 
     async fn keep_phase(

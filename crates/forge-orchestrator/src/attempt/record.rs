@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forge_api::report::{Exit, PhaseReport};
 use forge_core::PhaseName;
-use forge_store::{ObjectKind, PhaseEnd, StoreError};
+use forge_store::{ObjectKind, ObjectRecord, PhaseEnd, StoreError};
 use jiff::Timestamp;
 
 use super::Attempt;
@@ -35,7 +35,7 @@ impl Attempt<'_> {
     pub(super) async fn record_phase_end(&mut self, phase: &PhaseReport, log: &Path) {
         let end = PhaseEnd {
             at: Timestamp::now(),
-            exit_text: describe(&phase.exit),
+            exit_text: phase.exit.to_string(),
             exit_code: match phase.exit {
                 Exit::Exited { code } => Some(code),
                 _ => None,
@@ -79,13 +79,17 @@ impl Attempt<'_> {
                     .await,
             );
         }
-        if self.snapshot.is_some() {
-            let id = self.job.id.with_part(super::SETUP);
-            recorded.push(
-                store
-                    .object_removed(ObjectKind::Image, id.as_str(), at)
-                    .await,
-            );
+        // Also one that was announced and never reported made.
+        match store.objects(&self.job.id).await {
+            Ok(announced) => {
+                let is_left = |object: &&ObjectRecord| {
+                    object.kind == ObjectKind::Image && object.removed_at.is_none()
+                };
+                for image in announced.iter().filter(is_left) {
+                    recorded.push(store.object_removed(image.kind, &image.name, at).await);
+                }
+            }
+            Err(error) => recorded.push(Err(error)),
         }
         if let Some(id) = &self.workspace {
             recorded.push(
@@ -98,20 +102,5 @@ impl Attempt<'_> {
         for result in recorded {
             self.note_record(result);
         }
-    }
-}
-
-/// How a phase ended, in a few words.
-#[must_use]
-pub(crate) fn describe(exit: &Exit) -> String {
-    match exit {
-        Exit::Exited { code } => format!("code {code}"),
-        Exit::Signalled { signal } => format!("signal {signal}"),
-        Exit::DeadlineExceeded => "deadline".to_owned(),
-        Exit::OutputLimit => "output limit".to_owned(),
-        Exit::DiskFull => "disk full".to_owned(),
-        Exit::NotStarted { errno } => format!("not started, error {errno}"),
-        Exit::Killed => "ended on request".to_owned(),
-        Exit::Lost => "contact lost".to_owned(),
     }
 }

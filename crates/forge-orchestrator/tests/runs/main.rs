@@ -5,5 +5,6 @@
 mod gc;
 mod network;
 mod outcomes;
+mod snapshot;
 mod support;
 mod validation;

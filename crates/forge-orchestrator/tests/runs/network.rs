@@ -2,7 +2,7 @@
 
 use forge_core::connection::{ConnectionMode, ConnectionRecord, ConnectionVerdict, EgressCounters};
 use forge_core::task::VerifyContainer;
-use forge_core::{DenialReason, NetworkLevel, PhaseName, Reason, SecretVariable};
+use forge_core::{Cause, DenialReason, NetworkLevel, PhaseName, Reason, SecretVariable};
 use forge_engine::fake::FakeExec;
 use forge_engine::{EgressRecords, EngineErrorKind, Operation};
 use jiff::Timestamp;
@@ -114,17 +114,31 @@ async fn refusals_are_in_the_report_in_the_log_and_in_a_line_for_each_connection
     let bench = Bench::new(succeed).await;
     bench.engine.set_egress(EgressRecords {
         connections: vec![refused("a.test"), refused("a.test"), refused("b.test")],
-        counters: EgressCounters::default(),
+        counters: EgressCounters {
+            denied: 3,
+            bytes_up: 9,
+            unrecorded: 2,
+            ..EgressCounters::default()
+        },
+        lost: true,
     });
     let mut task = bench.task("curious");
     task.network.setup = NetworkLevel::PackageOnly;
     let summary = bench.run_one(task).await;
     let task = &summary.report.tasks[0];
     let network = &task.network;
+    // The command passed, so that a lost proxy is no more than a gap in what is told.
+    assert_eq!(task.reason, None);
     assert_eq!((network.denied_count, network.bytes_up), (3, 9));
+    assert_eq!(network.unrecorded, 2);
     assert_eq!(
         (network.denied[0].host.as_str(), network.denied[0].count),
         ("a.test", 2)
+    );
+    assert!(
+        task.notes
+            .iter()
+            .any(|note| note.contains("proxy was lost") && note.contains("incomplete"))
     );
     let root = summary.layout.root();
     let log = std::fs::read_to_string(root.join(&task.phases[0].output)).unwrap();
@@ -148,6 +162,75 @@ async fn a_level_that_cannot_be_set_fails_the_task_before_its_command_runs() {
     let task = &summary.report.tasks[0];
     assert_eq!(task.reason, Some(Reason::NetworkPolicyUnavailable));
     assert_eq!(calls_with(&bench, "run a command"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_phase_that_fails_while_its_proxy_is_lost_is_no_verdict() {
+    let bench = Bench::new(only("setup", FakeExec::exits(3))).await;
+    bench.engine.set_egress(EgressRecords {
+        lost: true,
+        ..EgressRecords::default()
+    });
+    let mut task = bench.task("innocent");
+    task.network.setup = NetworkLevel::PackageOnly;
+    let summary = bench.run_one(task).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::NetworkPolicyUnavailable));
+    assert_eq!(task.cause, Some(Cause::Infrastructure));
+    assert!(
+        task.message.contains("lost during setup"),
+        "{}",
+        task.message
+    );
+    assert!(task.message.contains("code 3"), "{}", task.message);
+}
+
+#[tokio::test]
+async fn a_phase_that_has_no_network_is_judged_whatever_becomes_of_the_proxy() {
+    let bench = Bench::new(only("verify", FakeExec::exits(1))).await;
+    let mut task = bench.task("sealed");
+    task.setup = None;
+    task.verify_container = VerifyContainer::Same;
+    task.network.verify = NetworkLevel::LimitedWeb;
+    task.network.solve = NetworkLevel::Isolated;
+    let failed = bench.run_one(task.clone()).await;
+    let failed = failed.report.tasks[0].reason;
+    assert_eq!(failed, Some(Reason::TestsFailed));
+
+    let bench = Bench::new(only("solve", FakeExec::exits(1))).await;
+    bench.engine.set_egress(EgressRecords {
+        lost: true,
+        ..EgressRecords::default()
+    });
+    let summary = bench.run_one(task).await;
+    assert_eq!(
+        summary.report.tasks[0].reason,
+        Some(Reason::SolveFailed),
+        "{}",
+        summary.report.tasks[0].message
+    );
+}
+
+#[tokio::test]
+async fn an_isolated_client_that_finds_no_host_is_told_why() {
+    let bench = Bench::new(|request: &forge_core::ExecRequest| {
+        let mut exec = FakeExec::exits(1);
+        if let FakeExec::Ends { output, .. } = &mut exec {
+            *output = b"curl: (6) Could not resolve host: a.test\n".to_vec();
+        }
+        match request.argv.last() {
+            Some(last) if last == "setup" => exec,
+            _ => FakeExec::exits(0),
+        }
+    })
+    .await;
+    let summary = bench.run_one(bench.task("offline")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::SetupFailed));
+    let log = summary.layout.root().join(&task.phases[0].output);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("swe-forge: a host was looked for"), "{log}");
+    assert!(log.contains("the phase is isolated"), "{log}");
 }
 
 #[tokio::test]
@@ -180,6 +263,43 @@ async fn a_secret_reaches_the_phases_that_list_it_and_no_log() {
     };
     assert_eq!(log(0), "token ***\n");
     assert_eq!(log(1), "token none\n");
+}
+
+#[tokio::test]
+async fn a_secret_in_the_name_of_a_host_is_in_nothing_that_is_written() {
+    let mut bench = Bench::new(succeed).await;
+    let secrets = &mut bench.operator.secrets;
+    secrets.insert("registry".into(), "S3cr3t-Value".into());
+    bench.engine.set_egress(EgressRecords {
+        connections: vec![ConnectionRecord {
+            sni: Some("x.s3cr3t-value.test".into()),
+            ..refused("s3cr3t-value.a.test")
+        }],
+        counters: EgressCounters::default(),
+        lost: false,
+    });
+    let mut task = bench.task("curious");
+    task.network.setup = NetworkLevel::PackageOnly;
+    task.secrets.push(SecretVariable {
+        variable: "TOKEN".into(),
+        secret: "registry".into(),
+        phases: vec![PhaseName::Setup],
+    });
+    let summary = bench.run_one(task).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.network.denied[0].host, "***.a.test");
+    assert!(task.notes.iter().any(|note| note.contains("***.a.test")));
+    let root = summary.layout.root();
+    let log = root.join(task.network.log.as_ref().unwrap());
+    for file in [
+        log,
+        root.join(&task.phases[0].output),
+        root.join("report.json"),
+    ] {
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains("***.a.test"), "{}: {text}", file.display());
+        assert!(!text.contains("s3cr3t"), "{}: {text}", file.display());
+    }
 }
 
 #[tokio::test]

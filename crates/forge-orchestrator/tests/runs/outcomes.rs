@@ -1,6 +1,7 @@
 //! Every way an attempt can end, and what is left after it.
 
 use forge_core::life_cycle::StateName;
+use forge_core::task::VerifyContainer;
 use forge_core::{Attestation, Cause, Deadline, Ending, NetworkLevel, PhaseName, Reason};
 use forge_engine::fake::FakeExec;
 use forge_engine::{EngineErrorKind, Operation};
@@ -41,6 +42,7 @@ async fn a_task_that_passes_goes_through_every_phase_in_order() {
             "ask the engine ",
             "prepare image example:1",
             "create workspace ID",
+            "copy files into workspace-ID: /workspace/tests",
             "create sandbox ID-setup",
             "copy files into ID-setup: /workspace",
             "run a command in ID-setup: setup",
@@ -52,10 +54,10 @@ async fn a_task_that_passes_goes_through_every_phase_in_order() {
             "create sandbox ID",
             "run a command in ID: solve",
             "end the processes of ID: ",
+            "copy files into ID: remove /workspace/tests",
+            "copy files into ID: /workspace",
             "read the counters of ID: ",
             "create sandbox ID-verify",
-            "copy files into ID-verify: remove /workspace/tests",
-            "copy files into ID-verify: /workspace",
             "run a command in ID-verify: verify",
             "end the processes of ID-verify: ",
             "copy files out of ID-verify: /workspace/output",
@@ -314,6 +316,7 @@ async fn a_sandbox_less_confined_than_asked_runs_nothing_of_the_task() {
         interfaces: vec!["lo".to_owned()],
         routes: 0,
         writable_mounts: Vec::new(),
+        read_only_mounts: Vec::new(),
         read_only_root: true,
         vsock_refused: true,
         metadata_unreachable: true,
@@ -377,4 +380,90 @@ async fn the_oracle_s_solution_is_gone_before_verification() {
     let removed = place("remove /workspace/solution");
     assert!(removed.is_some());
     assert!(removed < place("create sandbox solved").and(place("-verify")));
+}
+
+#[tokio::test]
+async fn tests_in_the_sandbox_of_solve_are_put_there_after_it_unless_they_are_visible() {
+    for visible in [false, true] {
+        let bench = Bench::new(succeed).await;
+        let mut task = bench.task("same");
+        task.verify_container = VerifyContainer::Same;
+        task.tests_visible = visible;
+        let summary = bench.run_one(task).await;
+        assert_eq!(summary.report.totals.completed, 1);
+        let calls = bench.engine.calls();
+        let id = &summary.report.tasks[0].id;
+        let place = |part: String| calls.iter().position(|call| *call == part).unwrap();
+        let put = place(format!("copy files into workspace-{id}: /workspace/tests"));
+        let solved = place(format!("end the processes of {id}: "));
+        let verified = place(format!("run a command in {id}: verify"));
+        assert_eq!(put > solved, !visible, "{calls:#?}");
+        assert!(put < verified);
+        // What setup left there is gone before the place is mounted, and never removed in it.
+        let cleared = place(format!(
+            "copy files into {id}-setup: remove /workspace/tests"
+        ));
+        assert!(cleared < place(format!("create sandbox {id}")));
+        let removed = format!("copy files into {id}: remove /workspace/tests");
+        assert!(!calls.contains(&removed));
+    }
+}
+
+#[tokio::test]
+async fn without_tests_nothing_stands_in_their_place() {
+    for container in [VerifyContainer::Fresh, VerifyContainer::Same] {
+        let bench = Bench::new(succeed).await;
+        let mut task = bench.task("bare");
+        task.tests = None;
+        task.verify_container = container;
+        let summary = bench.run_one(task).await;
+        assert_eq!(summary.report.totals.completed, 1);
+        let calls = bench.engine.calls();
+        let id = &summary.report.tasks[0].id;
+        let removed = format!("copy files into {id}: remove /workspace/tests");
+        let at = calls.iter().position(|call| *call == removed);
+        let verify = calls.iter().position(|call| call.ends_with(": verify"));
+        assert!(at.is_some() && at < verify, "{calls:#?}");
+        assert!(
+            !calls
+                .iter()
+                .any(|call| call.ends_with(": /workspace/tests"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn tests_that_do_not_get_to_their_place_end_the_attempt_before_it_begins() {
+    let bench = Bench::new(succeed).await;
+    bench
+        .engine
+        .fail(Operation::Put, EngineErrorKind::Exhausted);
+    let summary = bench.run_one(bench.task("full")).await;
+    let task = &summary.report.tasks[0];
+    assert!(task.phases.is_empty());
+    // Their place is no part of the workspace that the task has a size for.
+    assert_eq!(task.reason, Some(Reason::EngineError));
+    assert!(bench.engine.objects().is_empty());
+}
+
+#[tokio::test]
+async fn a_workspace_that_solve_left_full_is_the_task_s_own_doing() {
+    let bench = std::sync::Arc::new(std::sync::OnceLock::<forge_engine::fake::FakeEngine>::new());
+    let engine = std::sync::Arc::clone(&bench);
+    let filled = move |request: &forge_core::ExecRequest| {
+        // What solve does to the workspace is that nothing fits into it from here on.
+        if request.argv.last().is_some_and(|last| last == "solve") {
+            let engine = engine.get().unwrap();
+            engine.fail(Operation::Put, EngineErrorKind::Exhausted);
+        }
+        FakeExec::exits(0)
+    };
+    let full = Bench::new(filled).await;
+    bench.set(full.engine.clone()).ok();
+    let summary = full.run_one(full.task("full")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::DiskFull), "{}", task.message);
+    assert_eq!(task.cause, Some(Cause::Task));
+    assert!(task.message.contains("handed over"), "{}", task.message);
+    assert!(full.engine.objects().is_empty());
 }

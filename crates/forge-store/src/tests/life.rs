@@ -183,6 +183,7 @@ async fn what_is_learnt_about_an_attempt_is_added_to_it() {
         interfaces: vec!["lo".to_owned()],
         routes: 0,
         writable_mounts: vec!["/workspace".to_owned()],
+        read_only_mounts: vec!["/workspace/tests".to_owned()],
         read_only_root: true,
         vsock_refused: true,
         metadata_unreachable: true,

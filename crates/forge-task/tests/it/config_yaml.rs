@@ -271,3 +271,49 @@ fn setup_may_reach_registries_unless_the_author_says_otherwise() {
     let isolated = fixture.write(".swe-forge/config.yaml", "network: {setup: isolated}\n");
     assert_eq!(isolated.task().network.setup, NetworkLevel::Isolated);
 }
+
+#[test]
+fn more_hosts_and_ports_than_a_sandbox_serves_are_refused() {
+    let list = |count: u16| {
+        let hosts: Vec<String> = (0..count)
+            .map(|number| format!("h{number}.example.org:{}", 2000 + number))
+            .collect();
+        format!(
+            "network: {{solve: limited_web, allow: [{}]}}\n",
+            hosts.join(", ")
+        )
+    };
+    assert_eq!(with(&list(64)).task().network.allow.len(), 64);
+    for count in [65, 129, 400] {
+        let report = with(&list(count)).report();
+        let expected = format!("network.allow: expected at most 64; {count} hosts");
+        assert!(report.contains(&expected), "{report}");
+    }
+}
+
+#[test]
+fn variables_that_never_reach_a_command_as_written_are_refused() {
+    let long = "x".repeat(100_000);
+    for (text, said) in [
+        ("env: {TASK_ID: mine}\n", "cannot be changed"),
+        ("env: {DATAFORGE_MODE: test}\n", "cannot be changed"),
+        (
+            &format!("env: {{A: {long}, B: {long}, C: {long}}}\n"),
+            "expected at most 262144",
+        ),
+    ] {
+        let report = with(text).report();
+        assert!(report.contains(said), "{report}");
+    }
+}
+
+#[test]
+fn artifacts_that_no_file_system_holds_are_refused() {
+    for (path, said) in [
+        ("a/".repeat(3000) + "b", "at most 4000 bytes"),
+        ("a".repeat(256), "at most 255 bytes"),
+    ] {
+        let report = with(&format!("artifacts: [{path}]\n")).report();
+        assert!(report.contains(said), "{report}");
+    }
+}

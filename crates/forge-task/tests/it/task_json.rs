@@ -10,7 +10,7 @@ fn a_full_file_becomes_a_task() {
     let text = r#"{
   "$schema": "https://example.org/task.schema.json",
   "id": "py-1", "title": "Täst", "instruction": "Line\nline",
-  "difficulty": "hard", "image": "registry.example.org:5000/team/image:1.2@sha256:abc",
+  "difficulty": "hard", "image": "registry.example.org:5000/team/image:1.2@sha256:abababababababababababababababababababababababababababababababab",
   "setup": {"command": "pip install ."}, "solve": {"argv": ["python3", "solve.py", ""]},
   "verify": {"argv": ["pytest"], "container": "same"}, "tags": ["a", "b"]
 }"#;
@@ -20,7 +20,7 @@ fn a_full_file_becomes_a_task() {
     assert_eq!(task.difficulty, Difficulty::Hard);
     assert_eq!(
         task.image,
-        ImageChoice::Reference("registry.example.org:5000/team/image:1.2@sha256:abc".into())
+        ImageChoice::Reference("registry.example.org:5000/team/image:1.2@sha256:abababababababababababababababababababababababababababababababab".into())
     );
     assert_eq!(task.setup, Some(CommandLine::Shell("pip install .".into())));
     assert_eq!(
@@ -331,4 +331,40 @@ fn all_mistakes_of_a_file_are_said_at_once() {
 .swe-forge/task.json:7:3: id: the key "id" is repeated
   hint: remove one of them"#
     );
+}
+
+#[test]
+fn an_image_that_no_engine_can_find_is_refused_with_the_reason() {
+    for (image, reason) in [
+        ("Python:3.11", "capital letters"),
+        ("registry.example.org/Team/image", "capital letters"),
+        ("python@sha256:abc", "64 hexadecimal digits"),
+        (&format!("python:{}", "t".repeat(129)), "at most 128"),
+        ("https://example.org/image", "no scheme"),
+    ] {
+        let json = task_with("language", &format!("  \"image\": \"{image}\","));
+        let report = Fixture::new().task_json(json).report();
+        assert!(report.contains(reason), "{image}: {report}");
+    }
+    for image in [
+        "Registry.Example.org/image:TAG",
+        "localhost:5000/a/b",
+        "sha256:abc",
+    ] {
+        let json = task_with("language", &format!("  \"image\": \"{image}\","));
+        Fixture::new().task_json(json).task();
+    }
+}
+
+#[test]
+fn arguments_that_fit_no_message_to_a_sandbox_are_refused() {
+    let argument = "x".repeat(100_000);
+    let json = task_with(
+        "verify",
+        &format!(
+            "  \"verify\": {{\"argv\": [\"a\", \"{argument}\", \"{argument}\", \"{argument}\"]}}"
+        ),
+    );
+    let report = Fixture::new().task_json(json).report();
+    assert!(report.contains("at most 262144"), "{report}");
 }

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on should stop and say why"
 )]
 
+mod cores;
 mod endings;
 mod engine;
 mod escape;
@@ -15,5 +16,7 @@ mod interrupt;
 mod network;
 mod output;
 mod record;
+mod sealed;
+mod secrets;
 mod setup;
 mod support;

@@ -159,3 +159,63 @@ fn nothing_of_swe_forge_s_own_environment_reaches_a_sandbox() {
     let (code, task) = home.run(&home.task("clean", script));
     assert_eq!(code, 0, "{task:#?}");
 }
+
+#[test]
+fn a_flood_of_refusals_is_counted_to_the_last_and_hides_no_other_phase() {
+    let home = Home::new();
+    home.find_registries();
+    let ask = r#"
+import socket
+for number in range(10200):
+    with socket.create_connection(("127.0.0.1", 3128), 30) as stream:
+        stream.sendall(f"CONNECT h{number % 300}.invalid:443 HTTP/1.1\r\n\r\n".encode())
+        while stream.recv(4096):
+            pass
+"#;
+    let setup = format!("python3 -c '{ask}'");
+    let solve = format!("curl -sS -o /dev/null https://{STRANGER}/ 2>&1; true");
+    let script = Script {
+        setup: Some(&setup),
+        solve: &solve,
+        config: "network: {setup: package_only, solve: package_only}\n",
+        ..Script::default()
+    };
+    let (code, task) = home.run(&home.task("noisy", script));
+    assert_eq!(code, 0, "{task:#?}");
+    let network = &task.network;
+    assert_eq!(network.denied_count, 10_201, "{:#?}", task.notes);
+    assert!(network.unrecorded >= 200, "{}", network.unrecorded);
+    let of = |phase| {
+        network
+            .denied
+            .iter()
+            .filter(move |each| each.phase == phase)
+    };
+    assert_eq!(of(PhaseName::Setup).count(), 200);
+    assert!(of(PhaseName::Solve).any(|each| each.host == STRANGER));
+    let log = String::from_utf8(home.log(&task, "solve")).unwrap();
+    assert!(log.contains("swe-forge: 1 connection was refused: host.invalid:443"));
+    let shown = home.output(&["show", &task.id]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let told = format!(
+        "10201 refused; {} of them without a record",
+        network.unrecorded
+    );
+    assert!(shown.contains(&told), "{shown}");
+}
+
+#[test]
+fn an_isolated_client_gives_up_soon_and_its_log_says_why() {
+    let home = Home::new();
+    let solve = "test \"$PIP_RETRIES\" = 1 && test -z \"$HTTP_PROXY\" || exit 9; \
+                 curl -sS https://host.invalid/ 2>&1; exit 3";
+    let script = Script {
+        solve,
+        ..Script::default()
+    };
+    let (_, task) = home.run(&home.task("offline", script));
+    assert_eq!(task.reason, Some(Reason::SolveFailed), "{task:#?}");
+    assert!(task.message.contains("code 3"), "{}", task.message);
+    let log = String::from_utf8(home.log(&task, "solve")).unwrap();
+    assert!(log.contains("the phase is isolated"), "{log}");
+}

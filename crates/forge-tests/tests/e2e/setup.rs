@@ -1,7 +1,7 @@
 //! Setup as an author uses it: packages come from their registries and are there afterwards.
 
 use forge_core::life_cycle::StateName;
-use forge_core::{DiskQuota, Reason};
+use forge_core::{Cause, DiskQuota, Reason};
 
 use crate::support::{Home, Script};
 
@@ -95,4 +95,112 @@ fn writing_past_the_disk_gets_no_space_and_no_kill() {
         "{task:#?}"
     );
     assert_eq!(task.resources.oom_kills, 0);
+}
+
+/// Runs a task whose setup leaves something behind that only the engine would stumble over.
+fn left_by_setup(setup: &str, verify: &str) -> (i32, forge_api::report::TaskReport) {
+    let home = Home::new();
+    let script = Script {
+        setup: Some(setup),
+        verify,
+        config: "resources: {disk_gb: 0.25}\n",
+        ..Script::default()
+    };
+    home.run(&home.task("leaver", script))
+}
+
+#[test]
+fn a_user_list_that_would_hang_the_engine_ends_the_task_in_words() {
+    for (setup, words) in [
+        (
+            "rm /etc/passwd && mkfifo /etc/passwd",
+            "/etc/passwd is a named pipe",
+        ),
+        (
+            "rm /etc/group && mkfifo /etc/group",
+            "/etc/group is a named pipe",
+        ),
+        // The first look follows a link, the engine's runtime follows it once mounts are in place.
+        (
+            "ln -sf /proc/self/fd/0 /etc/passwd",
+            "/etc/passwd is a link to nothing",
+        ),
+        (
+            "mkfifo /workspace/pipe && ln -sf /workspace/pipe /etc/passwd",
+            "/etc/passwd is a link to nothing",
+        ),
+        ("ln -sf /dev/urandom /etc/group", "/etc/group is a"),
+        (
+            "ln -sf group /etc/group",
+            "/etc/group is a link that cannot be followed",
+        ),
+        (
+            "rm /etc/passwd && mkdir /etc/passwd",
+            "/etc/passwd is a folder",
+        ),
+        ("ln -sf /usr /etc/passwd", "/etc/passwd is a folder"),
+        (
+            "truncate -s 100M /etc/passwd",
+            "/etc/passwd is larger than 1 MiB",
+        ),
+    ] {
+        let (code, task) = left_by_setup(setup, "true");
+        assert_eq!(
+            (code, task.reason, task.cause),
+            (1, Some(Reason::WorkspaceUnusable), Some(Cause::Task)),
+            "{setup}: {task:#?}"
+        );
+        assert!(task.message.contains(words), "{setup}: {}", task.message);
+    }
+}
+
+#[test]
+fn what_setup_puts_in_the_way_of_the_engine_is_in_nobodys_way() {
+    for (setup, verify) in [
+        // A link is followed once, and what it led to stands in its place.
+        (
+            "mv /etc/passwd /opt/users && ln -s /opt/users /etc/passwd",
+            "test ! -L /etc/passwd && grep -q ^root: /etc/passwd",
+        ),
+        ("rm /etc/passwd /etc/group", "test ! -e /etc/passwd"),
+        ("ln -f /usr/bin/env /etc/passwd", "test -f /etc/passwd"),
+        (
+            "rm -rf /etc/mtab /etc/ssl /run /media && mkfifo /etc/mtab /run /media /.cargo && \
+             ln -s /workspace /etc/ssl && ln -sfT /etc /.swe-forge/certificates.pem && \
+             printf /opt/absent.so > /etc/ld.so.preload",
+            "test ! -p /etc/mtab && test -p /run && test ! -L /.swe-forge/certificates.pem",
+        ),
+        // Gains nothing: nobody in a sandbox gains anything by it.
+        (
+            "cp /bin/cat /opt/cat && chmod 4755 /opt/cat && cp /etc/hostname /opt/closed && \
+             chmod 400 /opt/closed",
+            "/opt/cat /dev/null && ! /opt/cat /opt/closed",
+        ),
+    ] {
+        let (code, task) = left_by_setup(setup, verify);
+        assert_eq!(
+            (code, task.state),
+            (0, StateName::Completed),
+            "{setup}: {}",
+            task.message
+        );
+    }
+}
+
+#[test]
+fn what_setup_writes_at_the_last_moment_is_weighed_before_it_is_kept() {
+    for setup in [
+        // Takes up nothing here, and every byte of it in an image.
+        "for i in 1 2 3; do truncate -s 200M /opt/holes$i; done",
+        "for i in 1 2 3; do head -c 120M /dev/zero > /opt/burst$i; done",
+        "mkdir /opt/many && cd /opt/many && seq 70000 | xargs touch",
+    ] {
+        let (code, task) = left_by_setup(setup, "true");
+        assert_eq!(
+            (code, task.reason, task.cause),
+            (1, Some(Reason::DiskFull), Some(Cause::Task)),
+            "{setup}: {}",
+            task.message
+        );
+    }
 }

@@ -101,6 +101,35 @@ fn with_json_the_error_is_a_document_as_well() {
 }
 
 #[test]
+fn with_json_a_wrong_command_line_and_a_wrong_configuration_are_documents_too() {
+    let home = Home::new();
+    for line in [
+        &["run", "--format", "json"][..],
+        &["ps", "--format=json", "--frobnicate"],
+        &["validate", "x", "--repeat", "0", "--format", "json"],
+    ] {
+        let ended = run(home.swe_forge(line)).expect(2, &["error: "]);
+        let error = &ended.json()["error"];
+        assert_eq!(error["exit_code"], 2, "{line:?}");
+        assert_ne!(error["message"], "", "{line:?}");
+        assert!(!error["message"].as_str().unwrap().contains("error:"));
+    }
+    let config = home.path().join("wrong.toml");
+    std::fs::write(&config, "[limits]\nmemroy_mb = 4\n[disk]\nquota = 1\n").unwrap();
+    let config = config.to_str().unwrap();
+    let line = ["--config", config, "check", "x", "--format", "json"];
+    let ended = run(home.swe_forge(&line)).expect(2, &["wrong.toml:2:1: limits.memroy_mb"]);
+    let document = ended.json();
+    let diagnostics = document["error"]["diagnostics"].as_array().unwrap();
+    let fields: Vec<_> = diagnostics.iter().map(|each| &each["field"]).collect();
+    assert_eq!(fields, ["limits.memroy_mb", "disk.quota"]);
+    assert_eq!(
+        (&diagnostics[1]["line"], &diagnostics[1]["column"]),
+        (&4.into(), &9.into())
+    );
+}
+
+#[test]
 fn a_run_without_an_engine_or_without_forge_init_exits_with_3() {
     let home = Home::new();
     home.good_task("one");

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use forge_api::egress::{AuditContext, CONTROL_VERSION, NumberedRequest};
-use forge_core::PhaseName;
-use forge_core::connection::{ConnectionMode, ConnectionRecord, ConnectionVerdict};
+use forge_api::egress::{AuditContext, CONTROL_VERSION, ControlRequest, NumberedRequest};
+use forge_core::connection::{ConnectionMode, ConnectionRecord, ConnectionVerdict, EgressCounters};
+use forge_core::egress::EgressLimits;
+use forge_core::{EgressPolicy, NetworkLevel, PhaseName};
 use forge_engine::task::{OwnedTask, spawn};
 use tokio::io::{
     AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, Lines, ReadHalf, WriteHalf,
@@ -18,7 +20,18 @@ use tokio::sync::Notify;
 struct Scripted {
     results: Mutex<VecDeque<Result<Control, EngineError>>>,
     attempts: Notify,
+    /// What the list of denied addresses becomes when it is made again; as it was at first when
+    /// there is nothing here.
+    lists: Mutex<VecDeque<Result<Vec<AddressRange>, EngineError>>>,
+    /// How often the proxy's process was started again.
+    restarts: AtomicU64,
 }
+
+fn addresses(texts: &[&str]) -> Vec<AddressRange> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+const MACHINE: &str = "192.0.2.1";
 
 #[async_trait]
 impl Source for Scripted {
@@ -26,6 +39,11 @@ impl Source for Scripted {
         self.attempts.notify_one();
         let next = self.results.lock().unwrap().pop_front();
         next.unwrap_or_else(|| Err(failure(EngineErrorKind::Unavailable, "", "not there")))
+    }
+
+    async fn denied(&self) -> Result<Vec<AddressRange>, EngineError> {
+        let next = self.lists.lock().unwrap().pop_front();
+        next.unwrap_or_else(|| Ok(addresses(&[MACHINE])))
     }
 }
 
@@ -58,7 +76,8 @@ impl Bench {
         let (near, far) = tokio::io::duplex(1024);
         let control = Control {
             stream: Box::new(near),
-            denied: vec!["192.0.2.1".parse().unwrap()],
+            denied: addresses(&[MACHINE]),
+            process: self.source.restarts.load(Ordering::Relaxed).to_string(),
         };
         self.source.results.lock().unwrap().push_back(Ok(control));
         let (reader, writer) = tokio::io::split(far);
@@ -66,6 +85,16 @@ impl Bench {
             lines: BufReader::new(reader).lines(),
             writer,
         }
+    }
+
+    /// The proxy of the next connection is another process.
+    fn restart(&self) {
+        self.source.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What comes of the next attempt to make the list of denied addresses again.
+    fn list(&self, list: Result<Vec<AddressRange>, EngineError>) {
+        self.source.lists.lock().unwrap().push_back(list);
     }
 
     fn fail(&self, kind: EngineErrorKind) {
@@ -156,7 +185,7 @@ fn short(request: &ControlRequest) -> String {
         ControlRequest::Set(policy) => format!("set {} {}", policy.sandbox, policy.policy.level),
         ControlRequest::Remove { sandbox } => format!("remove {sandbox}"),
         ControlRequest::Stats { sandbox } => format!("stats {sandbox}"),
-        ControlRequest::Hello { .. } => "hello".to_owned(),
+        ControlRequest::Hello { denied, .. } => format!("hello {}", denied.len()),
     }
 }
 
@@ -406,16 +435,208 @@ async fn records_that_come_before_the_greeting_is_answered_count() {
 async fn a_policy_longer_than_a_line_is_refused_here() {
     let bench = Bench::new();
     let mut proxy = bench.with_sandbox("one").await;
-    let (reply, answer) = oneshot::channel();
-    let mut long = policy("two", NetworkLevel::LimitedWeb);
-    long.policy.allow = vec![forge_core::egress::AllowedHost::https("example.org"); 40_000];
-    let policy = Box::new(long);
-    bench.send(Order::Set { policy, reply }).await;
-    let error = answer.await.unwrap().unwrap_err();
-    assert_eq!(error.kind, EngineErrorKind::Rejected);
+    let too_long = async |sandbox: &str| {
+        let (reply, answer) = oneshot::channel();
+        let mut long = policy(sandbox, NetworkLevel::LimitedWeb);
+        long.policy.allow = vec![forge_core::egress::AllowedHost::https("example.org"); 40_000];
+        let policy = Box::new(long);
+        bench.send(Order::Set { policy, reply }).await;
+        let error = answer.await.unwrap().unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Rejected);
+    };
+    too_long("two").await;
     let records = bench.take("one").await;
-    proxy.accept().await;
+    assert_eq!(proxy.accept().await, "stats one");
     records.await.unwrap().unwrap();
+    // One that had a policy has none from then on, and not from the next connection on.
+    too_long("one").await;
+    assert_eq!(proxy.accept().await, "set one isolated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_let_out_by_an_old_list_of_addresses() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    let isolated = bench.set("one", NetworkLevel::Isolated).await;
+    assert_eq!(proxy.accept().await, "set one isolated");
+    isolated.await.unwrap().unwrap();
+    tokio::time::advance(FRESH).await;
+    // What lets nobody out waits for nothing.
+    let isolated = bench.set("one", NetworkLevel::Isolated).await;
+    assert_eq!(proxy.accept().await, "set one isolated");
+    isolated.await.unwrap().unwrap();
+    bench.list(Ok(addresses(&[MACHINE, "192.0.2.2"])));
+    let out = bench.set("one", NetworkLevel::FullWeb).await;
+    assert_eq!(proxy.accept().await, "hello 2");
+    assert_eq!(proxy.accept().await, "set one full_web");
+    out.await.unwrap().unwrap();
+    // Young, and so good enough for the next.
+    let two = bench.set("two", NetworkLevel::PackageOnly).await;
+    assert_eq!(proxy.accept_wish().await, "set two package_only");
+    two.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_addresses_cannot_be_found_out_nobody_is_let_out() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    let unknown = || Err(failure(EngineErrorKind::Internal, "", "unknown addresses"));
+    for _ in 0..2 {
+        // Now and as long as it is so.
+        tokio::time::advance(FRESH).await;
+        bench.list(unknown());
+        let out = bench.set("one", NetworkLevel::FullWeb).await;
+        assert_eq!(proxy.accept_wish().await, "set one isolated");
+        let error = out.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("unknown addresses"), "{error}");
+        // Tried again at once for the next who comes.
+        bench.list(unknown());
+        let new = bench.set("two", NetworkLevel::PackageOnly).await;
+        assert!(new.await.unwrap().is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_anybody_is_out_the_list_is_made_again_and_usage_asked_for() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    let start = Instant::now();
+    bench.list(Ok(addresses(&[MACHINE])));
+    bench.list(Ok(addresses(&["192.0.2.9"])));
+    let mut rounds = 0;
+    loop {
+        match proxy.accept().await.as_str() {
+            "stats one" => rounds += 1,
+            other => {
+                assert_eq!(other, "hello 1");
+                break;
+            }
+        }
+    }
+    assert_eq!(start.elapsed(), RENEWAL * 2);
+    assert!(rounds > 100, "{rounds}");
+    // Nothing of it for one who reaches nothing.
+    let isolated = bench.set("one", NetworkLevel::Isolated).await;
+    assert_eq!(proxy.accept_wish().await, "set one isolated");
+    isolated.await.unwrap().unwrap();
+    let silence = timeout(RENEWAL * 3, proxy.next()).await;
+    assert!(silence.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_does_not_take_the_addresses_is_left() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    tokio::time::advance(FRESH).await;
+    bench.list(Ok(addresses(&["192.0.2.9"])));
+    let out = bench.set("one", NetworkLevel::FullWeb).await;
+    let mut next = bench.proxy();
+    loop {
+        let request = proxy.next().await;
+        if matches!(request.request, ControlRequest::Hello { .. }) {
+            proxy
+                .answer(request.id, Some("connections do not end"))
+                .await;
+            break;
+        }
+        proxy.answer(request.id, None).await;
+    }
+    next.greet().await;
+    assert_eq!(next.accept().await, "set one full_web");
+    out.await.unwrap().unwrap();
+}
+
+impl Bench {
+    /// A policy of sandbox `one` with a bound on bytes sent.
+    async fn set_limited(
+        &self,
+        phase: PhaseName,
+        upload_bytes: u64,
+    ) -> oneshot::Receiver<Result<(), EngineError>> {
+        let mut policy = policy("one", NetworkLevel::PackageOnly);
+        policy.policy.limits = EgressLimits {
+            upload_bytes,
+            ..EgressLimits::of(NetworkLevel::PackageOnly)
+        };
+        policy.context.phase = phase;
+        let (reply, answer) = oneshot::channel();
+        let policy = Box::new(policy);
+        self.send(Order::Set { policy, reply }).await;
+        answer
+    }
+}
+
+impl Proxy {
+    /// Takes the next request that is no round of questions.
+    async fn accept_wish(&mut self) -> String {
+        loop {
+            let seen = self.accept().await;
+            if !seen.starts_with("stats") {
+                return seen;
+            }
+        }
+    }
+
+    /// Takes a policy and gives its bound on bytes sent.
+    async fn accept_limit(&mut self) -> u64 {
+        let request = self.next().await;
+        self.answer(request.id, None).await;
+        match request.request {
+            ControlRequest::Set(policy) => policy.policy.limits.upload_bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Answers the next question for counters.
+    async fn count(&mut self, bytes_up: u64) {
+        let request = self.next().await;
+        assert_eq!(short(&request.request), "stats one");
+        let counters = EgressCounters {
+            bytes_up,
+            ..EgressCounters::default()
+        };
+        self.say(&ControlEvent::Answer {
+            id: request.id,
+            error: None,
+            counters: Some(counters),
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_was_started_again_gives_what_is_left_and_no_more() {
+    let bench = Bench::new();
+    let mut proxy = bench.proxy();
+    let answer = bench.set_limited(PhaseName::Setup, 1000).await;
+    proxy.greet().await;
+    assert_eq!(proxy.accept_limit().await, 1000);
+    answer.await.unwrap().unwrap();
+    // Told in a round, by connections that are still open.
+    proxy.count(600).await;
+    // The same process counts for itself.
+    drop(proxy);
+    let mut proxy = bench.proxy();
+    proxy.greet().await;
+    assert_eq!(proxy.accept_limit().await, 1000);
+    proxy.count(800).await;
+    drop(proxy);
+    bench.restart();
+    let mut proxy = bench.proxy();
+    proxy.greet().await;
+    let left = proxy.accept_limit().await;
+    assert!(left <= 200, "{left}");
+    // The same phase again is no way around it, another phase has limits of its own.
+    let answer = bench.set_limited(PhaseName::Setup, 1000).await;
+    assert_eq!(proxy.accept_limit().await, left);
+    answer.await.unwrap().unwrap();
+    let records = bench.take("one").await;
+    proxy.count(50).await;
+    let records = records.await.unwrap().unwrap();
+    assert_eq!((records.counters.bytes_up, records.lost), (850, true));
+    let answer = bench.set_limited(PhaseName::Solve, 1000).await;
+    assert_eq!(proxy.accept_limit().await, 1000);
+    answer.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

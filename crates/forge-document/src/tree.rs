@@ -9,18 +9,20 @@ pub const MAX_DEPTH: usize = 64;
 
 /// A place in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Position {
+pub struct Position {
     /// From 1.
-    pub(crate) line: u32,
+    pub line: u32,
     /// In characters, from 1.
-    pub(crate) column: u32,
+    pub column: u32,
 }
 
 impl Position {
-    pub(crate) const START: Self = Self { line: 1, column: 1 };
+    /// Where a file begins.
+    pub const START: Self = Self { line: 1, column: 1 };
 
     /// The place right after `text`, when it begins at the start of a file.
-    pub(crate) fn after(text: &str) -> Self {
+    #[must_use]
+    pub fn after(text: &str) -> Self {
         let mut position = Self::START;
         for character in text.chars() {
             position.advance(character);
@@ -28,7 +30,8 @@ impl Position {
         position
     }
 
-    pub(crate) const fn advance(&mut self, character: char) {
+    /// Steps over `character`.
+    pub const fn advance(&mut self, character: char) {
         if character == '\n' {
             self.line = self.line.saturating_add(1);
             self.column = 1;
@@ -40,19 +43,27 @@ impl Position {
 
 /// A value and where it begins.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Node {
-    pub(crate) at: Position,
-    pub(crate) value: Value,
+pub struct Node {
+    /// Where it begins.
+    pub at: Position,
+    /// The value.
+    pub value: Value,
 }
 
-/// What JSON and YAML have in common.
+/// What JSON, YAML and TOML have in common.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Nothing; TOML has none.
     Null,
+    /// `true` or `false`.
     Boolean(bool),
     /// As written: nothing is lost of `1e400`, `3.10` or twenty digits before a field is asked.
     Number(String),
+    /// Text.
     Text(String),
+    /// A date or a time; only TOML has them.
+    Date,
+    /// A list.
     List(Vec<Node>),
     /// In the order written, with repeated keys.
     Object(Vec<Member>),
@@ -60,25 +71,34 @@ pub(crate) enum Value {
 
 /// A key of an object and its value.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Member {
-    pub(crate) key: String,
-    pub(crate) key_at: Position,
-    pub(crate) node: Node,
+pub struct Member {
+    /// The key.
+    pub key: String,
+    /// Where the key begins.
+    pub key_at: Position,
+    /// The value.
+    pub node: Node,
 }
 
 /// Why a text is not a document, and where it stopped being one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SyntaxError {
-    pub(crate) at: Position,
-    pub(crate) problem: Problem,
+pub struct SyntaxError {
+    /// Where.
+    pub at: Position,
+    /// Why.
+    pub problem: Problem,
 }
 
 impl SyntaxError {
-    pub(crate) const fn new(at: Position, problem: Problem) -> Self {
+    /// An error at a place.
+    #[must_use]
+    pub const fn new(at: Position, problem: Problem) -> Self {
         Self { at, problem }
     }
 
-    pub(crate) fn too_deep(at: Position) -> Self {
+    /// The error of a document that is nested more than [`MAX_DEPTH`] deep.
+    #[must_use]
+    pub fn too_deep(at: Position) -> Self {
         let problem = Problem::new("it goes deeper here")
             .expecting(format!("at most {MAX_DEPTH} levels of nesting"));
         Self::new(at, problem)
@@ -86,7 +106,10 @@ impl SyntaxError {
 }
 
 /// The bytes of a file as text.
-pub(crate) fn text_of(bytes: &[u8]) -> Result<&str, SyntaxError> {
+///
+/// # Errors
+/// When they are not UTF-8, or begin with a byte order mark.
+pub fn text_of(bytes: &[u8]) -> Result<&str, SyntaxError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let valid = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
         let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
@@ -107,7 +130,8 @@ pub(crate) fn text_of(bytes: &[u8]) -> Result<&str, SyntaxError> {
 
 impl Node {
     /// The value within a message.
-    pub(crate) fn describe(&self) -> String {
+    #[must_use]
+    pub fn describe(&self) -> String {
         match &self.value {
             Value::Null => "nothing".to_owned(),
             Value::Boolean(value) => value.to_string(),
@@ -120,6 +144,7 @@ impl Node {
                 format!("{}{cut}", &text[..end])
             }
             Value::Text(text) => quote(text),
+            Value::Date => "a date".to_owned(),
             Value::List(_) => "a list".to_owned(),
             Value::Object(_) => "an object".to_owned(),
         }
@@ -127,7 +152,8 @@ impl Node {
 }
 
 /// `path.key`, or `path["key"]` when the key is no plain name.
-pub(crate) fn join(path: &str, key: &str) -> String {
+#[must_use]
+pub fn join(path: &str, key: &str) -> String {
     let plain = (1..=60).contains(&key.len())
         && key
             .chars()
@@ -140,7 +166,7 @@ pub(crate) fn join(path: &str, key: &str) -> String {
 }
 
 /// Reports every key that stands twice in one object: readers disagree on which one counts.
-pub(crate) fn report_repeated_keys(root: &Node, errors: &mut ErrorList) {
+pub fn report_repeated_keys(root: &Node, errors: &mut ErrorList) {
     look_for_repeated_keys(root, &mut Vec::new(), errors);
 }
 
@@ -181,6 +207,6 @@ fn look_for_repeated_keys<'t>(node: &'t Node, way: &mut Vec<Step<'t>>, errors: &
                 way.pop();
             }
         }
-        Value::Null | Value::Boolean(_) | Value::Number(_) | Value::Text(_) => {}
+        Value::Null | Value::Boolean(_) | Value::Number(_) | Value::Text(_) | Value::Date => {}
     }
 }

@@ -1,13 +1,11 @@
-//! Finds the name an author probably meant.
+//! Finds the name a person probably meant.
 
 /// Longer names are not worth the quadratic comparison, and nobody mistypes them.
 const LONGEST: usize = 48;
 
 /// The candidate nearest to `found`, when one is near enough to be what was meant.
-pub(crate) fn nearest<'c>(
-    found: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> Option<&'c str> {
+#[must_use]
+pub fn nearest<'c>(found: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     if found.is_empty() || found.len() > LONGEST {
         return None;
     }
@@ -23,7 +21,8 @@ pub(crate) fn nearest<'c>(
 }
 
 /// `did you mean "x"?`, when there is such a name.
-pub(crate) fn did_you_mean<'c>(
+#[must_use]
+pub fn did_you_mean<'c>(
     found: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> Option<String> {

@@ -14,28 +14,42 @@ use crate::tree::{
 
 /// A value and the path that leads to it.
 #[derive(Debug, Clone)]
-pub(crate) struct Located<'t> {
-    pub(crate) node: &'t Node,
-    pub(crate) path: String,
+pub struct Located<'t> {
+    /// The value.
+    pub node: &'t Node,
+    /// The keys that lead to it, as `tools[2].name`; empty for the document itself.
+    pub path: String,
 }
 
 /// The members of an object.
 #[derive(Debug, Clone)]
-pub(crate) struct Fields<'t> {
+pub struct Fields<'t> {
     at: Position,
     path: String,
     members: &'t [Member],
 }
 
+impl<'t> Located<'t> {
+    /// The document itself.
+    #[must_use]
+    pub const fn root(node: &'t Node) -> Self {
+        Self {
+            node,
+            path: String::new(),
+        }
+    }
+}
+
 impl<'t> Fields<'t> {
     /// The value of `name`, if it is there; the first when it is repeated.
-    pub(crate) fn get(&self, name: &str) -> Option<Located<'t>> {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Located<'t>> {
         let member = self.members.iter().find(|member| member.key == name)?;
         Some(self.locate(member))
     }
 
     /// All members, in the order written.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&'t Member, Located<'t>)> {
+    pub fn all(&self) -> impl Iterator<Item = (&'t Member, Located<'t>)> {
         self.members
             .iter()
             .map(|member| (member, self.locate(member)))
@@ -49,30 +63,83 @@ impl<'t> Fields<'t> {
     }
 }
 
-/// One file being decoded.
-#[derive(Debug)]
-pub(crate) struct Decoder {
-    errors: ErrorList,
+/// `Some(None)` when the field is not there, `None` when it is wrong: the second is what `?` acts on.
+pub fn optional<'t, T>(
+    fields: &Fields<'t>,
+    name: &str,
+    decode: impl FnOnce(&Located<'t>) -> Option<T>,
+) -> Option<Option<T>> {
+    match fields.get(name) {
+        None => Some(None),
+        Some(field) => decode(&field).map(Some),
+    }
 }
 
-impl Decoder {
-    pub(crate) fn new(file: &Path) -> Self {
-        Self {
-            errors: ErrorList::new(file),
+/// What a format calls its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Words {
+    /// JSON and YAML: objects with fields.
+    Objects,
+    /// TOML: tables with keys.
+    Tables,
+}
+
+impl Words {
+    const fn object(self) -> &'static str {
+        match self {
+            Self::Objects => "an object",
+            Self::Tables => "a table",
         }
     }
 
-    pub(crate) fn finish(self) -> Vec<Diagnostic> {
+    const fn field(self) -> &'static str {
+        match self {
+            Self::Objects => "field",
+            Self::Tables => "key",
+        }
+    }
+}
+
+/// One file being decoded.
+#[derive(Debug)]
+pub struct Decoder {
+    errors: ErrorList,
+    words: Words,
+}
+
+impl Decoder {
+    /// A decoder of `file`, which is JSON or YAML.
+    #[must_use]
+    pub fn new(file: &Path) -> Self {
+        Self {
+            errors: ErrorList::new(file),
+            words: Words::Objects,
+        }
+    }
+
+    /// A decoder of `file`, which is TOML.
+    #[must_use]
+    pub fn of_toml(file: &Path) -> Self {
+        Self {
+            errors: ErrorList::new(file),
+            words: Words::Tables,
+        }
+    }
+
+    /// The mistakes in the order a reader meets them.
+    #[must_use]
+    pub fn finish(self) -> Vec<Diagnostic> {
         self.errors.into_sorted()
     }
 
     /// Whether looking for more mistakes is in vain.
-    pub(crate) fn is_full(&self) -> bool {
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.errors.is_full()
     }
 
     /// The tree of `bytes`, read by `parse`, with repeated keys noted.
-    pub(crate) fn tree(
+    pub fn tree(
         &mut self,
         bytes: &[u8],
         parse: impl FnOnce(&str) -> Result<Node, SyntaxError>,
@@ -90,22 +157,22 @@ impl Decoder {
     }
 
     /// Notes a mistake in a value.
-    pub(crate) fn refuse(&mut self, located: &Located<'_>, problem: Problem) {
+    pub fn refuse(&mut self, located: &Located<'_>, problem: Problem) {
         self.errors.push(located.node.at, &located.path, problem);
     }
 
     /// Notes a mistake in a key.
-    pub(crate) fn refuse_key(&mut self, member: &Member, path: &str, problem: Problem) {
+    pub fn refuse_key(&mut self, member: &Member, path: &str, problem: Problem) {
         self.errors.push(member.key_at, path, problem);
     }
 
     /// Notes a mistake at a place.
-    pub(crate) fn refuse_at(&mut self, at: Position, path: &str, problem: Problem) {
+    pub fn refuse_at(&mut self, at: Position, path: &str, problem: Problem) {
         self.errors.push(at, path, problem);
     }
 
     /// Notes a mistake in an object as a whole, under the name of one of its fields.
-    pub(crate) fn refuse_object(&mut self, fields: &Fields<'_>, name: &str, problem: Problem) {
+    pub fn refuse_object(&mut self, fields: &Fields<'_>, name: &str, problem: Problem) {
         let path = match name {
             "" => fields.path.clone(),
             name => join(&fields.path, name),
@@ -114,11 +181,7 @@ impl Decoder {
     }
 
     /// Applies a rule to a value.
-    pub(crate) fn check<T>(
-        &mut self,
-        located: &Located<'_>,
-        result: Result<T, Problem>,
-    ) -> Option<T> {
+    pub fn check<T>(&mut self, located: &Located<'_>, result: Result<T, Problem>) -> Option<T> {
         result.map_err(|problem| self.refuse(located, problem)).ok()
     }
 
@@ -136,7 +199,8 @@ impl Decoder {
     }
 
     /// An object with any keys.
-    pub(crate) fn open_object<'t>(&mut self, located: &Located<'t>) -> Option<Fields<'t>> {
+    pub fn open_object<'t>(&mut self, located: &Located<'t>) -> Option<Fields<'t>> {
+        let expected = self.words.object();
         match &located.node.value {
             Value::Object(members) => Some(Fields {
                 at: located.node.at,
@@ -145,26 +209,27 @@ impl Decoder {
             }),
             Value::Null => self.mistyped(
                 located,
-                "an object",
+                expected,
                 Some("give it a value, or remove the key"),
             ),
-            _ => self.mistyped(located, "an object", None),
+            Value::List(_) if self.words == Words::Tables => {
+                let hint = format!("write [{0}], not [[{0}]]", located.path);
+                self.mistyped(located, expected, Some(&hint))
+            }
+            _ => self.mistyped(located, expected, None),
         }
     }
 
     /// An object with no other keys than `known`.
-    pub(crate) fn object<'t>(
-        &mut self,
-        located: &Located<'t>,
-        known: &[&str],
-    ) -> Option<Fields<'t>> {
+    pub fn object<'t>(&mut self, located: &Located<'t>, known: &[&str]) -> Option<Fields<'t>> {
         let fields = self.open_object(located)?;
         for (member, field) in fields.all() {
             if !known.contains(&member.key.as_str()) && !self.is_full() {
+                let word = self.words.field();
                 let hint = did_you_mean(&member.key, known.iter().copied())
-                    .unwrap_or_else(|| format!("the fields here are {}", known.join(", ")));
+                    .unwrap_or_else(|| format!("the {word}s here are {}", known.join(", ")));
                 let problem =
-                    Problem::new(format!("unknown field {}", quote(&member.key))).hint(hint);
+                    Problem::new(format!("unknown {word} {}", quote(&member.key))).hint(hint);
                 self.refuse_key(member, &field.path, problem);
             }
         }
@@ -172,7 +237,7 @@ impl Decoder {
     }
 
     /// A field that must be there.
-    pub(crate) fn required<'t>(
+    pub fn required<'t>(
         &mut self,
         fields: &Fields<'t>,
         name: &str,
@@ -180,28 +245,30 @@ impl Decoder {
     ) -> Option<Located<'t>> {
         let field = fields.get(name);
         if field.is_none() {
-            self.refuse_object(
-                fields,
-                name,
-                Problem::new("this field is required").hint(hint),
-            );
+            let problem = format!("this {} is required", self.words.field());
+            self.refuse_object(fields, name, Problem::new(problem).hint(hint));
         }
         field
     }
 
     /// Text by a rule.
-    pub(crate) fn text<'t>(
+    pub fn text<'t>(
         &mut self,
         located: &Located<'t>,
         rule: impl FnOnce(&str) -> Result<(), Problem>,
     ) -> Option<&'t str> {
+        self.value(located, |text| rule(text).map(|()| text))
+    }
+
+    /// What `rule` makes of a text.
+    pub fn value<'t, T>(
+        &mut self,
+        located: &Located<'t>,
+        rule: impl FnOnce(&'t str) -> Result<T, Problem>,
+    ) -> Option<T> {
         match &located.node.value {
-            Value::Text(text) => {
-                let result = rule(text);
-                self.check(located, result)?;
-                Some(text)
-            }
-            Value::Number(_) | Value::Boolean(_) => {
+            Value::Text(text) => self.check(located, rule(text)),
+            Value::Number(_) | Value::Boolean(_) | Value::Date => {
                 self.mistyped(located, "text", Some("put it in quotes"))
             }
             _ => self.mistyped(located, "text", None),
@@ -209,7 +276,7 @@ impl Decoder {
     }
 
     /// `true` or `false`.
-    pub(crate) fn boolean(&mut self, located: &Located<'_>) -> Option<bool> {
+    pub fn boolean(&mut self, located: &Located<'_>) -> Option<bool> {
         const EXPECTED: &str = "true or false";
         let hint = match &located.node.value {
             Value::Boolean(value) => return Some(*value),
@@ -225,7 +292,7 @@ impl Decoder {
     }
 
     /// One of a few names.
-    pub(crate) fn choice<T: Copy>(
+    pub fn choice<T: Copy>(
         &mut self,
         located: &Located<'_>,
         choices: impl IntoIterator<Item = (&'static str, T)>,
@@ -248,7 +315,7 @@ impl Decoder {
     }
 
     /// The elements of a list.
-    pub(crate) fn list<'t>(&mut self, located: &Located<'t>) -> Option<Vec<Located<'t>>> {
+    pub fn list<'t>(&mut self, located: &Located<'t>) -> Option<Vec<Located<'t>>> {
         match &located.node.value {
             Value::List(items) => Some(
                 items
@@ -269,30 +336,48 @@ impl Decoder {
                 let hint = format!("write [{}]", quote(text));
                 self.mistyped(located, "a list", Some(&hint))
             }
+            Value::Object(_) if self.words == Words::Tables => {
+                let hint = format!("write [[{0}]], not [{0}]", located.path);
+                self.mistyped(located, "a list", Some(&hint))
+            }
             _ => self.mistyped(located, "a list", None),
         }
     }
 
     /// A list of texts, each by a rule; `None` when any of them is wrong.
-    pub(crate) fn texts<'t>(
+    pub fn texts<'t>(
         &mut self,
         located: &Located<'t>,
         rule: impl Fn(&str) -> Result<(), Problem>,
     ) -> Option<Vec<(Located<'t>, String)>> {
+        self.each(located, |decoder, item| {
+            let text = decoder.text(item, &rule)?.to_owned();
+            Some((item.clone(), text))
+        })
+    }
+
+    /// What `rule` makes of the texts of a list; `None` when any of them is wrong.
+    pub fn values<'t, T>(
+        &mut self,
+        located: &Located<'t>,
+        rule: impl Fn(&'t str) -> Result<T, Problem>,
+    ) -> Option<Vec<T>> {
+        self.each(located, |decoder, item| decoder.value(item, &rule))
+    }
+
+    /// The elements of a list, each decoded; `None` when any of them is wrong.
+    pub fn each<'t, T>(
+        &mut self,
+        located: &Located<'t>,
+        mut decode: impl FnMut(&mut Self, &Located<'t>) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let items = self.list(located)?;
-        let count = items.len();
-        let texts: Vec<_> = items
-            .into_iter()
-            .filter_map(|item| {
-                let text = self.text(&item, &rule)?.to_owned();
-                Some((item, text))
-            })
-            .collect();
-        (texts.len() == count).then_some(texts)
+        let values: Vec<T> = items.iter().filter_map(|item| decode(self, item)).collect();
+        (values.len() == items.len()).then_some(values)
     }
 
     /// A whole number from `least` to `most`.
-    pub(crate) fn whole(&mut self, located: &Located<'_>, least: u64, most: Most) -> Option<u64> {
+    pub fn whole(&mut self, located: &Located<'_>, least: u64, most: Most) -> Option<u64> {
         let value = match &located.node.value {
             Value::Number(text) => whole_number(text),
             _ => None,
@@ -308,7 +393,7 @@ impl Decoder {
     }
 
     /// A number from `least` to `most`, fractions allowed.
-    pub(crate) fn number(&mut self, located: &Located<'_>, least: f64, most: Most) -> Option<f64> {
+    pub fn number(&mut self, located: &Located<'_>, least: f64, most: Most) -> Option<f64> {
         let value = match &located.node.value {
             Value::Number(text) => text.parse::<f64>().ok(),
             _ => None,
@@ -327,7 +412,7 @@ impl Decoder {
 
 /// The upper end of a range and who set it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Most {
+pub struct Most {
     value: u64,
     /// What one unit of the field is in units of `value`.
     scale: u64,
@@ -336,7 +421,8 @@ pub(crate) struct Most {
 
 impl Most {
     /// A bound that is part of the format.
-    pub(crate) const fn fixed(value: u64) -> Self {
+    #[must_use]
+    pub const fn fixed(value: u64) -> Self {
         Self {
             value,
             scale: 1,
@@ -345,7 +431,8 @@ impl Most {
     }
 
     /// A bound of the operator's in whole units of the field.
-    pub(crate) const fn ceiling(value: u64) -> Self {
+    #[must_use]
+    pub const fn ceiling(value: u64) -> Self {
         Self {
             value,
             scale: 1,
@@ -354,7 +441,8 @@ impl Most {
     }
 
     /// A bound of the operator's in `1/scale` of the field's unit.
-    pub(crate) const fn scaled_ceiling(value: u64, scale: u64) -> Self {
+    #[must_use]
+    pub const fn scaled_ceiling(value: u64, scale: u64) -> Self {
         Self {
             value,
             scale,
@@ -380,10 +468,13 @@ impl Most {
     }
 }
 
-/// A number as YAML and JSON write whole ones.
+/// A number as JSON, YAML and TOML write whole ones.
 fn whole_number(text: &str) -> Option<u64> {
     if let Some(digits) = text.strip_prefix("0x") {
         return u64::from_str_radix(digits, 16).ok();
+    }
+    if let Some(digits) = text.strip_prefix("0b") {
+        return u64::from_str_radix(digits, 2).ok();
     }
     match text.strip_prefix("0o") {
         Some(digits) => u64::from_str_radix(digits, 8).ok(),
