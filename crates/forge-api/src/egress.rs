@@ -14,6 +14,11 @@ use serde::{Deserialize, Serialize};
 pub const CONTROL_VERSION: u32 = 1;
 /// The longest line either side accepts, in bytes.
 pub const CONTROL_LINE_BYTES: usize = 1024 * 1024;
+/// The most bytes of one connection to a server that the system keeps for the proxy, and those that
+/// it keeps for the server: the engine bounds the proxy's network so, and the proxy counts by it.
+pub const TCP_RECEIVE_BYTES: usize = 2 * 1024 * 1024;
+/// See [`TCP_RECEIVE_BYTES`].
+pub const TCP_SEND_BYTES: usize = 256 * 1024;
 /// The name of a sandbox's socket in its folder.
 pub const PROXY_SOCKET: &str = "proxy.sock";
 

@@ -70,7 +70,7 @@ pub struct ConnectionRecord {
     pub level: NetworkLevel,
     /// Whether it was allowed.
     pub verdict: ConnectionVerdict,
-    /// Why it was denied.
+    /// Why it was denied, or what ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<DenialReason>,
     /// How it came.

@@ -130,14 +130,14 @@ fn message(mut bytes: &[u8]) -> Message {
 }
 
 /// Whether bytes begin, or could begin, a record of a handshake. The second byte of the version
-/// says nothing (RFC 8446, section 5.1) but has never been above 4.
+/// says nothing, and servers pass over it (RFC 8446, section 5.1).
 pub(crate) fn may_begin_record(bytes: &[u8]) -> bool {
-    let fits = |index: usize, proper: &dyn Fn(u8) -> bool| {
-        bytes.get(index).is_none_or(|byte| proper(*byte))
-    };
-    fits(0, &|kind| kind == HANDSHAKE)
-        && fits(1, &|major| major == 3)
-        && fits(2, &|minor| minor <= 4)
+    fits(bytes, 0, |kind| kind == HANDSHAKE) && fits(bytes, 1, |major| major == 3)
+}
+
+/// Whether a byte is proper, or has not come.
+pub(crate) fn fits(bytes: &[u8], index: usize, is_proper: impl Fn(u8) -> bool) -> bool {
+    bytes.get(index).is_none_or(|byte| is_proper(*byte))
 }
 
 /// How long the first message is, with its header.
@@ -351,6 +351,19 @@ mod tests {
     }
 
     #[test]
+    fn a_hello_is_read_whatever_version_its_records_have() {
+        let message = hello(&[sni(b"a.example")]);
+        for minor in [0, 4, 5, 0x7f, 0xff] {
+            let mut stream = record(&message);
+            stream[2] = minor;
+            assert_eq!(parse(&stream[..3]), Progress::NeedMore);
+            assert_eq!(parse(&stream), found(Some("a.example"), false));
+            let behind_nothing = [&[22, 3, minor, 0, 0], stream.as_slice()].concat();
+            assert_eq!(parse(&behind_nothing), Progress::Malformed);
+        }
+    }
+
+    #[test]
     fn other_protocols_are_not_tls() {
         for stream in [
             &b"SSH-2.0-client\r\n"[..],
@@ -359,7 +372,6 @@ mod tests {
             b"\x15\x03\x01\x00\x02\x02\x28",
             b"\x17\x03\x03\x00\x01\x00",
             b"\x16\x02",
-            b"\x16\x03\x05",
             b"\0",
         ] {
             assert_eq!(parse(stream), Progress::NotTls, "{}", stream.escape_ascii());

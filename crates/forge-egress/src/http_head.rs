@@ -14,6 +14,9 @@ pub const MOST_BYTES: usize = 16 * 1024;
 pub const MOST_HEADERS: usize = 100;
 /// The header by which forge-init says how a connection came.
 pub const MODE_HEADER: &str = "x-swe-forge-mode";
+/// The most options of the connection that one side names, each of which is compared with every
+/// header.
+pub(crate) const MOST_OPTIONS: usize = 32;
 
 /// The longest method, in bytes.
 const MOST_METHOD: usize = 32;
@@ -200,6 +203,9 @@ fn read(lines: &[u8]) -> Result<RequestHead, DenialReason> {
         .collect::<Option<_>>()
         .ok_or(DenialReason::BadRequest)?;
     if headers.len() > MOST_HEADERS {
+        return Err(DenialReason::BadRequest);
+    }
+    if options(&headers, "connection").nth(MOST_OPTIONS).is_some() {
         return Err(DenialReason::BadRequest);
     }
     let hosts = named(&headers, "host").count();
@@ -390,10 +396,11 @@ pub fn rewrite(head: &RequestHead, host: &Host, port: u16) -> Vec<u8> {
         text.extend_from_slice(format!(":{port}").as_bytes());
     }
     text.extend_from_slice(b"\r\n");
+    let for_this_hop: Vec<&[u8]> = options(&head.headers, "connection").collect();
     for header in head
         .headers
         .iter()
-        .filter(|header| is_passed_on(head, header))
+        .filter(|header| is_passed_on(&for_this_hop, header))
     {
         text.extend_from_slice(header.name.as_bytes());
         text.extend_from_slice(b": ");
@@ -411,12 +418,13 @@ pub fn rewrite(head: &RequestHead, host: &Host, port: u16) -> Vec<u8> {
     text
 }
 
-fn is_passed_on(head: &RequestHead, header: &Header) -> bool {
+fn is_passed_on(for_this_hop: &[&[u8]], header: &Header) -> bool {
     // Behind some servers nobody tells `Content_Length` from `Content-Length`.
     let name = header.name.to_ascii_lowercase().replace('_', "-");
     !NOT_PASSED_ON.contains(&name.as_str())
         && !FOR_PROXY.into_iter().any(|start| name.starts_with(start))
-        && !options(&head.headers, "connection")
+        && !for_this_hop
+            .iter()
             .any(|option| option.eq_ignore_ascii_case(header.name.as_bytes()))
 }
 

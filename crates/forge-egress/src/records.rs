@@ -1,8 +1,11 @@
 //! Records of TLS that are no part of a handshake's messages but may stand between them in the clear.
 
+use crate::client_hello::fits;
+
 /// Content types (RFC 8446, section 5.1).
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
+pub(crate) const CHANGE_CIPHER_SPEC: u8 = 20;
+pub(crate) const ALERT: u8 = 21;
+pub(crate) const APPLICATION_DATA: u8 = 23;
 
 /// What stands at the front of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +38,11 @@ impl Aside {
             Some(&ALERT) => (Self::Alert, &[0, 2]),
             Some(_) => return Self::Neither,
         };
-        let fits = |index: usize, proper: &dyn Fn(u8) -> bool| {
-            bytes.get(index).is_none_or(|byte| proper(*byte))
-        };
-        let is_proper = fits(1, &|major| major == 3)
-            && fits(2, &|minor| minor <= 4)
+        let is_proper = fits(bytes, 1, |major| major == 3)
+            && fits(bytes, 2, |minor| minor <= 4)
             && (3..)
                 .zip(form)
-                .all(|(index, form)| fits(index, &|byte| byte == *form));
+                .all(|(index, form)| fits(bytes, index, |byte| byte == *form));
         match (is_proper, bytes.len() < found.length()) {
             (false, _) => Self::Neither,
             (true, true) => Self::NeedMore,

@@ -3,21 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use forge_core::egress::AddressRange;
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig};
+use hickory_resolver::config::{ResolveHosts, ResolverConfig};
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData};
 use hickory_resolver::{Resolver, TokioResolver, system_conf};
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket};
 use tokio::net::TcpStream;
 
 use crate::audit::lock;
 use crate::names::HostName;
+use crate::server::kept;
 
 /// Where the server of names is found.
 pub const RESOLVER_FILE: &str = "/etc/resolv.conf";
@@ -45,7 +51,7 @@ pub trait Outside: Send + Sync {
     /// When nobody knows.
     async fn resolve(&self, name: &HostName) -> io::Result<Vec<IpAddr>>;
 
-    /// A connection to exactly this address.
+    /// A connection to exactly this address, made as [`connect`] makes it.
     ///
     /// # Errors
     ///
@@ -102,16 +108,49 @@ impl Known {
     }
 }
 
-/// The first addresses of each version.
-fn few(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let (mut v4, mut v6) = (0, 0);
-    addresses
-        .filter(|address| {
-            let count = if address.is_ipv4() { &mut v4 } else { &mut v6 };
-            *count += 1;
-            *count <= MOST_KNOWN_ADDRESSES
-        })
-        .collect()
+/// What an answer about one version of addresses says.
+fn fact(found: Result<Lookup, NetError>) -> io::Result<Fact> {
+    let now = Instant::now();
+    match found {
+        Ok(found) => Ok(Fact {
+            until: found.valid_until().min(now + MOST_CACHED),
+            addresses: few(found.answers().iter().map(|record| &record.data)),
+        }),
+        Err(error) if error.is_no_records_found() => Ok(Fact {
+            until: now + MOST_CACHED_FAILURE,
+            addresses: Vec::new(),
+        }),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// What two answers say together. Nothing is missing where one of them has addresses; that a name
+/// has none is known only from both.
+fn of_both(v4: io::Result<Fact>, v6: io::Result<Fact>) -> io::Result<Fact> {
+    let (v4, v6) = match (v4, v6) {
+        (Ok(known), Err(_)) | (Err(_), Ok(known)) if !known.addresses.is_empty() => {
+            return Ok(known);
+        }
+        (v4, v6) => (v4?, v6?),
+    };
+    Ok(match (v4.addresses.is_empty(), v6.addresses.is_empty()) {
+        (false, false) => Fact {
+            until: v4.until.min(v6.until),
+            addresses: [v4.addresses, v6.addresses].concat(),
+        },
+        (false, true) => v4,
+        (true, _) => v6,
+    })
+}
+
+/// The first addresses of an answer.
+fn few<'a>(answers: impl Iterator<Item = &'a RData>) -> Vec<IpAddr> {
+    let addresses = answers.filter_map(|data| match data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
+        _ => None,
+    });
+    addresses.take(MOST_KNOWN_ADDRESSES).collect()
 }
 
 impl Internet {
@@ -122,7 +161,23 @@ impl Internet {
     ///
     /// When there is no server of names, or the file cannot be read.
     pub fn new(resolver_file: &Path) -> io::Result<Self> {
-        let text = std::fs::read(resolver_file)?;
+        Self::set_by(&std::fs::read(resolver_file)?)
+    }
+
+    /// With these servers of names.
+    ///
+    /// # Errors
+    ///
+    /// When there are none.
+    pub fn with_servers(servers: &[IpAddr]) -> io::Result<Self> {
+        let lines = servers
+            .iter()
+            .map(|server| format!("nameserver {server}\n"));
+        Self::set_by(lines.collect::<String>().as_bytes())
+    }
+
+    /// `text` as a resolver's file has it.
+    fn set_by(text: &[u8]) -> io::Result<Self> {
         let (found, mut options) =
             system_conf::parse_resolv_conf(text).map_err(io::Error::other)?;
         let (_, _, servers) = found.into_parts();
@@ -134,11 +189,6 @@ impl Internet {
         options.use_hosts_file = ResolveHosts::Never;
         options.max_active_requests = MOST_QUERIES;
         options.preserve_intermediates = false;
-        options.ip_strategy = if has_v6 {
-            LookupIpStrategy::Ipv4AndIpv6
-        } else {
-            LookupIpStrategy::Ipv4Only
-        };
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
         let resolver = Resolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options)
@@ -160,27 +210,23 @@ impl Outside for Internet {
         }
         let mut whole = Name::from_ascii(name.as_str()).map_err(io::Error::other)?;
         whole.set_fqdn(true);
-        let found = self.resolver.lookup_ip(whole).await;
-        let now = Instant::now();
-        let (addresses, until) = match found {
-            Ok(found) => {
-                let answers = found.as_lookup().answers().iter();
-                let addresses = few(answers.filter_map(|record| match &record.data {
-                    RData::A(address) => Some(IpAddr::V4(address.0)),
-                    RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-                    _ => None,
-                }));
-                (addresses, found.valid_until().min(now + MOST_CACHED))
-            }
-            Err(error) if error.is_no_records_found() => (Vec::new(), now + MOST_CACHED_FAILURE),
-            Err(error) => return Err(io::Error::other(error)),
+        // Each is cut to a few as it comes: one that is slow keeps no long answer to the other waiting.
+        let v4 = async { fact(self.resolver.ipv4_lookup(whole.clone()).await) };
+        let fact = if self.has_v6 {
+            let v6 = async { fact(self.resolver.ipv6_lookup(whole.clone()).await) };
+            let (v4, v6) = tokio::join!(v4, v6);
+            of_both(v4, v6)?
+        } else {
+            v4.await?
         };
-        self.known.learn(name, addresses.clone(), now, until);
+        let Fact { until, addresses } = fact;
+        self.known
+            .learn(name, addresses.clone(), Instant::now(), until);
         Ok(addresses)
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
+        connect(address).await
     }
 
     fn own_networks(&self) -> io::Result<Vec<AddressRange>> {
@@ -189,6 +235,33 @@ impl Outside for Internet {
 
     fn has_v6(&self) -> bool {
         self.has_v6
+    }
+}
+
+/// A connection of which the system keeps no more than every connection is counted for, until it is
+/// widened.
+///
+/// # Errors
+///
+/// When it cannot be made, or cannot be bounded.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    kept::bound_at_first(&socket)?;
+    match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    kept::LEAST.set(&socket)?;
+    let stream = TcpStream::from_std(socket.into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
     }
 }
 
@@ -230,7 +303,7 @@ fn interfaces() -> io::Result<Vec<AddressRange>> {
         .collect())
 }
 
-fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|found| IpAddr::V4(found.ip()));
     v4.or_else(|| {
         address
@@ -261,6 +334,9 @@ fn has_default_route(table: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::{Record, RecordType};
+
     use super::*;
 
     #[test]
@@ -299,17 +375,45 @@ mod tests {
     }
 
     #[test]
-    fn of_an_answer_with_thousands_of_addresses_a_few_of_each_version_are_kept() {
-        let addresses = (0..5000_u32).map(|number| {
-            if number < 4000 {
-                IpAddr::V6(u128::from(number).into())
-            } else {
-                IpAddr::V4(number.into())
-            }
-        });
-        let kept = few(addresses);
-        assert_eq!(kept.len(), 2 * MOST_KNOWN_ADDRESSES);
-        assert_eq!(kept.iter().filter(|each| each.is_ipv4()).count(), 16);
+    fn of_an_answer_with_thousands_of_addresses_a_few_are_kept() {
+        let name = Name::from_ascii("example.org.").unwrap();
+        let query = Query::query(name.clone(), RecordType::A);
+        let data = |number: u32| RData::A(std::net::Ipv4Addr::from(number).into());
+        let answers = (0..5000).map(|number| Record::from_rdata(name.clone(), 30, data(number)));
+        let before = Instant::now();
+        let kept = fact(Ok(Lookup::new_with_max_ttl(query, answers))).unwrap();
+        assert_eq!(kept.addresses.len(), MOST_KNOWN_ADDRESSES);
+        assert!(kept.until <= Instant::now() + MOST_CACHED && kept.until > before);
+    }
+
+    #[test]
+    fn two_answers_say_what_either_knows_and_nothing_where_one_is_missing() {
+        let now = Instant::now();
+        let known = |seconds, address: &str| Fact {
+            until: now + Duration::from_secs(seconds),
+            addresses: address.parse().into_iter().collect(),
+        };
+        let failed = || io::Error::other("no answer");
+        let (v4, v6) = ("192.0.2.1", "2001:db8::1");
+        let said = |v4, v6| {
+            let fact = of_both(v4, v6).ok()?;
+            let addresses: Vec<String> = fact.addresses.iter().map(IpAddr::to_string).collect();
+            Some(((fact.until - now).as_secs(), addresses.join(" ")))
+        };
+        let both = said(Ok(known(9, v4)), Ok(known(7, v6)));
+        assert_eq!(both, Some((7, format!("{v4} {v6}"))));
+        let only_v4 = Some((9, v4.to_owned()));
+        assert_eq!(said(Ok(known(9, v4)), Ok(known(5, ""))), only_v4);
+        assert_eq!(said(Ok(known(9, v4)), Err(failed())), only_v4);
+        let only_v6 = Some((7, v6.to_owned()));
+        assert_eq!(said(Ok(known(5, "")), Ok(known(7, v6))), only_v6);
+        assert_eq!(said(Err(failed()), Ok(known(7, v6))), only_v6);
+        assert_eq!(
+            said(Ok(known(5, "")), Ok(known(5, ""))),
+            Some((5, String::new()))
+        );
+        assert_eq!(said(Ok(known(5, "")), Err(failed())), None);
+        assert_eq!(said(Err(failed()), Err(failed())), None);
     }
 
     #[tokio::test]
@@ -333,5 +437,7 @@ mod tests {
         std::fs::write(&file, "search example.org\n").unwrap();
         assert!(Internet::new(&file).is_err());
         assert!(Internet::new(&folder.path().join("absent")).is_err());
+        assert!(Internet::with_servers(&[]).is_err());
+        assert!(Internet::with_servers(&["192.0.2.1".parse().unwrap()]).is_ok());
     }
 }

@@ -317,6 +317,19 @@ fn what_no_head_has_is_refused_as_soon_as_it_comes() {
 }
 
 #[test]
+fn options_of_the_connection_are_bounded_however_they_are_spread() {
+    for separator in [", ", ",,,", "\r\nConnection: "] {
+        let naming = |count| {
+            let options = vec!["x"; count].join(separator);
+            format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: {options}\r\n\r\n")
+        };
+        complete(&naming(MOST_OPTIONS));
+        let reason = refused(naming(MOST_OPTIONS + 1).as_bytes());
+        assert_eq!(reason, DenialReason::BadRequest, "{separator:?}");
+    }
+}
+
+#[test]
 fn bytes_and_lines_of_a_head_are_bounded() {
     let padded = |bytes: usize| {
         let start = "GET / HTTP/1.1\r\nHost: a\r\nX: ";

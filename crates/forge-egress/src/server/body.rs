@@ -41,10 +41,7 @@ where
 {
     match framing {
         Framing::None => Ok(()),
-        Framing::Length(length) => match flow.copy(way, source, sink, length).await? {
-            passed if passed == length => Ok(()),
-            _ => Err(Cut::Source),
-        },
+        Framing::Length(length) => flow.copy_exactly(way, source, sink, length).await,
         Framing::Chunked => pass_chunks(flow, way, form, source, sink).await,
         Framing::Rest => flow.copy(way, source, sink, u64::MAX).await.map(drop),
     }
@@ -119,9 +116,7 @@ where
         Form::Plain => (String::new(), ""),
     };
     flow.pass(way, before.as_bytes(), sink).await?;
-    if flow.copy(way, source, sink, left).await? < left {
-        return Err(Cut::Source);
-    }
+    flow.copy_exactly(way, source, sink, left).await?;
     flow.pass(way, after.as_bytes(), sink).await
 }
 

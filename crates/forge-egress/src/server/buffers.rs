@@ -1,7 +1,6 @@
 //! Buffers that connections borrow while bytes move and give back when nothing does, so that
 //! memory is bounded however many connections stand still.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
@@ -15,6 +14,8 @@ use nix::sys::socket::sockopt::SndBuf;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::audit::lock;
+use crate::server::kept;
+use crate::server::ledger::{Bounds, Ledger};
 
 const KIBIBYTE: usize = 1024;
 const MEBIBYTE: usize = 1024 * KIBIBYTE;
@@ -36,92 +37,56 @@ pub(crate) const TASK: usize = 8 * KIBIBYTE;
 pub(crate) const UNREAD: usize = 8 * KIBIBYTE;
 /// As [`UNREAD`], for a client to which much flows: with less, every piece is a dozen turns of both.
 const UNREAD_WIDE: usize = 96 * KIBIBYTE;
-/// Clients to which much flows, of all sandboxes, 18 MiB; and of one.
-const MOST_WIDE: usize = 96;
+/// Clients to which much flows, of all sandboxes, 9 MiB; and of one.
+const MOST_WIDE: usize = 48;
 const MOST_WIDE_EACH: usize = 16;
 /// What the system keeps for two sockets besides what is not read; 7 KiB were measured.
 const SOCKETS: usize = 8 * KIBIBYTE;
-/// What every connection takes, and is counted as for its whole life: 48 KiB, of which one small
-/// buffer each way.
-pub(crate) const EACH_CONNECTION: usize = TASK + 2 * SMALL + 2 * UNREAD + SOCKETS;
-/// What all connections together may hold, besides large buffers: 128 MiB. No more are let in where
-/// that leaves no room for one, and one that must hold more than there is room for is ended.
+/// What every connection takes, and is counted as for its whole life: 72 KiB, of which one small
+/// buffer each way, and the least that the system keeps of the connection to the server.
+pub(crate) const EACH_CONNECTION: usize =
+    TASK + 2 * SMALL + 2 * UNREAD + SOCKETS + kept::LEAST.counted();
+/// What connections may hold, besides large buffers and what [`KEPT`] is about. No more are let in
+/// where that leaves no room for one, and one that must hold more than there is room for is ended.
+/// Three sandboxes that do their worst leave room for others, and every one has eight connections.
 ///
 /// A connection holds [`EACH_CONNECTION`] and, by the bytes that it holds indeed, a head of a request
 /// or a hello of at most 16 KiB, a head of an answer of at most 32 KiB, and each way up to 4 KiB that
-/// were read and are used up: 104 KiB at the worst, 33 MiB in the 320 connections of a sandbox. Its
+/// were read and are used up: 128 KiB at the worst, 40 MiB in the 320 connections of a sandbox. Its
 /// own bound comes first.
 ///
-/// With 16 MiB of large buffers, 18 MiB for clients to which much flows, 32 MiB of records that wait
-/// for the engine, and some 16 MiB for the program, its threads, names it knows and the engine's
-/// policies, that is 210 MiB; 46 MiB are left of the container's 256 MiB for what the allocator does
-/// not give back.
-pub(crate) const MOST_HELD: usize = 128 * MEBIBYTE;
-/// What the connections of one sandbox may hold: four that do their worst leave room for others.
-pub(crate) const MOST_HELD_EACH: usize = 24 * MEBIBYTE;
-/// What every sandbox may hold whatever the others do: eight connections. Of 85 sandboxes that fits
-/// into [`MOST_HELD`] beside [`COMMON`], whether they come before those that take all they get or
-/// after; where there are more the first to ask have it.
-pub(crate) const RESERVED_EACH: usize = 8 * EACH_CONNECTION;
-/// What all sandboxes may hold besides.
-const COMMON: usize = MOST_HELD - 85 * RESERVED_EACH;
-/// The part of [`COMMON`] of which every sandbox with a socket has an equal share. Who holds more
-/// than its share is refused where what is left is needed for the shares of the others.
-const SHARED_OUT: usize = COMMON / 3;
+/// These 128 MiB and 16 MiB of large buffers, 9 MiB for clients to which much flows, 32 MiB for
+/// servers that are not near, 32 MiB of records that wait for the engine, and some 16 MiB for the
+/// program, its threads, names it knows and the engine's policies are 233 MiB; 23 MiB are left of
+/// the container's 256 MiB for what the allocator does not give back.
+pub(crate) const HELD: Bounds = Bounds {
+    most: 128 * MEBIBYTE,
+    most_each: 24 * MEBIBYTE,
+    reserved_each: 8 * EACH_CONNECTION,
+    shared_out: 3,
+};
+/// What the system may keep of connections to servers beyond the least: 32 MiB. Nothing is refused
+/// for want of it.
+pub(crate) const KEPT: Bounds = Bounds {
+    most: 32 * MEBIBYTE,
+    most_each: 16 * MEBIBYTE,
+    reserved_each: 0,
+    shared_out: 2,
+};
 /// The most bytes of the buffers of connections.
-pub const MOST_BUFFERED: usize = MOST_HELD + MOST_LARGE * LARGE;
+pub const MOST_BUFFERED: usize = HELD.most + MOST_LARGE * LARGE;
 
 /// The buffers of all sandboxes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pool {
     large: Mutex<Vec<Box<[u8]>>>,
     small: Mutex<Vec<Box<[u8]>>>,
     lent: AtomicUsize,
     wide: AtomicUsize,
-    ledger: Mutex<Ledger>,
-}
-
-/// Who holds how much.
-#[derive(Debug, Default)]
-struct Ledger {
-    held: usize,
-    /// Sandboxes with a socket.
-    sandboxes: usize,
-    /// What is held beyond [`RESERVED_EACH`], by the address of the share where that is anything.
-    beyond: BTreeMap<usize, usize>,
-}
-
-impl Ledger {
-    /// Whether there is room where a share that holds `own` bytes shall hold `next`.
-    fn fits(&self, share: usize, own: usize, next: usize) -> bool {
-        let total = self.held + next - own;
-        if next > MOST_HELD_EACH || total > MOST_HELD {
-            return false;
-        }
-        let beyond = next.saturating_sub(RESERVED_EACH);
-        if beyond == 0 {
-            return true;
-        }
-        let fair = SHARED_OUT / self.sandboxes.max(1);
-        let (mut used, mut kept, mut others) = (beyond, 0, self.sandboxes.saturating_sub(1));
-        for (_, beyond) in self.beyond.iter().filter(|(other, _)| **other != share) {
-            used += beyond;
-            kept += fair.saturating_sub(*beyond);
-            others = others.saturating_sub(1);
-        }
-        kept += others * fair;
-        used <= COMMON - if beyond > fair { kept.min(COMMON) } else { 0 }
-    }
-
-    fn set(&mut self, share: usize, own: usize, next: usize) {
-        self.held = self.held + next - own;
-        let beyond = next.saturating_sub(RESERVED_EACH);
-        if beyond > 0 {
-            self.beyond.insert(share, beyond);
-        } else {
-            self.beyond.remove(&share);
-        }
-    }
+    held: Mutex<Ledger>,
+    kept: Mutex<Ledger>,
+    /// Whether the system itself bounds what it keeps of a connection.
+    pub(crate) is_bounded_by_system: bool,
 }
 
 /// What one sandbox has borrowed and holds.
@@ -129,8 +94,9 @@ impl Ledger {
 pub(crate) struct Share {
     lent: AtomicUsize,
     wide: AtomicUsize,
-    /// Changed only where the ledger is.
+    /// Both are changed only where their ledgers are.
     held: AtomicUsize,
+    kept: AtomicUsize,
 }
 
 impl Share {
@@ -155,14 +121,33 @@ struct Buffer<'pool> {
 }
 
 impl Pool {
+    pub(crate) fn new(is_bounded_by_system: bool) -> Self {
+        Self {
+            large: Mutex::default(),
+            small: Mutex::default(),
+            lent: AtomicUsize::new(0),
+            wide: AtomicUsize::new(0),
+            held: Mutex::new(Ledger::new(HELD)),
+            kept: Mutex::new(Ledger::new(KEPT)),
+            is_bounded_by_system,
+        }
+    }
+
     /// Bytes that connections hold and buffers that are lent.
     pub(crate) fn buffered(&self) -> usize {
-        lock(&self.ledger).held + self.lent.load(Ordering::Relaxed) * LARGE
+        lock(&self.held).held + self.lent.load(Ordering::Relaxed) * LARGE
+    }
+
+    /// Bytes that the system may keep of connections to servers beyond the least.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        lock(&self.kept).held
     }
 
     /// There are so many sandboxes with a socket.
     pub(crate) fn serves(&self, sandboxes: usize) {
-        lock(&self.ledger).sandboxes = sandboxes;
+        lock(&self.held).sandboxes = sandboxes;
+        lock(&self.kept).sandboxes = sandboxes;
     }
 }
 
@@ -189,24 +174,42 @@ impl<'pool> Lender<'pool> {
 
     /// Counts bytes as held; whether there was room for them.
     pub(crate) fn take(self, bytes: usize) -> bool {
-        let mut ledger = lock(&self.pool.ledger);
-        let own = self.share.held.load(Ordering::Relaxed);
-        let next = own.saturating_add(bytes);
-        let fits = ledger.fits(self.share.key(), own, next);
-        if fits {
-            ledger.set(self.share.key(), own, next);
-            self.share.held.store(next, Ordering::Relaxed);
-        }
-        fits
+        self.exchange(&self.pool.held, &self.share.held, 0, bytes)
     }
 
     /// Bytes that [`take`](Self::take) counted are gone.
     pub(crate) fn give_back(self, bytes: usize) {
-        let mut ledger = lock(&self.pool.ledger);
-        let own = self.share.held.load(Ordering::Relaxed);
-        let next = own.saturating_sub(bytes);
-        ledger.set(self.share.key(), own, next);
-        self.share.held.store(next, Ordering::Relaxed);
+        self.exchange(&self.pool.held, &self.share.held, bytes, 0);
+    }
+
+    /// Counts `next` bytes as kept by the system in place of `before`; whether there was room.
+    pub(crate) fn keep(self, before: usize, next: usize) -> bool {
+        self.exchange(&self.pool.kept, &self.share.kept, before, next)
+    }
+
+    /// Whether there is room for so many more bytes that the system keeps.
+    pub(crate) fn may_keep(self, more: usize) -> bool {
+        let ledger = lock(&self.pool.kept);
+        let own = self.share.kept.load(Ordering::Relaxed);
+        ledger.fits(self.share.key(), own, own.saturating_add(more))
+    }
+
+    fn exchange(
+        self,
+        ledger: &Mutex<Ledger>,
+        own: &AtomicUsize,
+        before: usize,
+        next: usize,
+    ) -> bool {
+        let mut ledger = lock(ledger);
+        let now = own.load(Ordering::Relaxed);
+        let then = now.saturating_sub(before).saturating_add(next);
+        let fits = then <= now || ledger.fits(self.share.key(), now, then);
+        if fits {
+            ledger.set(self.share.key(), now, then);
+            own.store(then, Ordering::Relaxed);
+        }
+        fits
     }
 
     /// Lets the system keep more for a client; whether there was room for one more such. Until
@@ -438,7 +441,7 @@ mod tests {
 
     #[test]
     fn one_sandbox_leaves_large_buffers_to_the_others() {
-        let (pool, greedy, other) = (Pool::default(), Share::default(), Share::default());
+        let (pool, greedy, other) = (Pool::new(false), Share::default(), Share::default());
         let greedy = lender(&pool, &greedy);
         let held: Vec<_> = (0..MOST_LARGE_EACH + 1)
             .map(|_| greedy.borrow(LARGE))
@@ -466,10 +469,10 @@ mod tests {
 
     #[test]
     fn a_sandbox_has_its_own_bound_and_all_have_no_more_than_there_is() {
-        let (pool, greedy) = (Pool::default(), Share::default());
+        let (pool, greedy) = (Pool::new(false), Share::default());
         pool.serves(1);
         let greedy = lender(&pool, &greedy);
-        assert_eq!(fill(greedy), MOST_HELD_EACH / EACH_CONNECTION);
+        assert_eq!(fill(greedy), HELD.most_each / EACH_CONNECTION);
         let others: Vec<Share> = std::iter::repeat_with(Share::default).take(200).collect();
         pool.serves(201);
         let let_in: Vec<usize> = others
@@ -477,15 +480,15 @@ mod tests {
             .map(|share| fill(lender(&pool, share)))
             .collect();
         assert!(let_in[..80].iter().all(|count| *count >= 8), "{let_in:?}");
-        assert!(pool.buffered() <= MOST_HELD);
-        assert!(pool.buffered() > MOST_HELD - EACH_CONNECTION);
+        assert!(pool.buffered() <= HELD.most);
+        assert!(pool.buffered() > HELD.most - EACH_CONNECTION);
         let mut all: Vec<(&Share, usize)> = others.iter().zip(let_in).collect();
-        all.push((greedy.share, MOST_HELD_EACH / EACH_CONNECTION));
+        all.push((greedy.share, HELD.most_each / EACH_CONNECTION));
         for (share, count) in all {
             lender(&pool, share).give_back(count * EACH_CONNECTION);
         }
         assert_eq!(pool.buffered(), 0);
-        assert!(lock(&pool.ledger).beyond.is_empty());
+        assert!(lock(&pool.held).beyond.is_empty());
     }
 
     #[test]
@@ -495,16 +498,16 @@ mod tests {
             shares.take(count).collect()
         };
         // It is there before they are: what they leave is its share.
-        let (pool, honest) = (Pool::default(), Share::default());
+        let (pool, honest) = (Pool::new(false), Share::default());
         pool.serves(21);
         let greedy = shares(20);
         for share in &greedy {
             fill(lender(&pool, share));
         }
-        let share = 8 + SHARED_OUT / 21 / EACH_CONNECTION;
+        let share = 8 + HELD.share(21) / EACH_CONNECTION;
         assert!(fill(lender(&pool, &honest)) >= share);
         // It comes when they have taken all: eight are left for it, and for dozens after it.
-        let (pool, greedy) = (Pool::default(), shares(20));
+        let (pool, greedy) = (Pool::new(false), shares(20));
         pool.serves(20);
         for share in &greedy {
             fill(lender(&pool, share));
@@ -520,7 +523,7 @@ mod tests {
 
     #[test]
     fn few_clients_of_a_sandbox_are_kept_much_for() {
-        let (pool, greedy, other) = (Pool::default(), Share::default(), Share::default());
+        let (pool, greedy, other) = (Pool::new(false), Share::default(), Share::default());
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
         let greedy = lender(&pool, &greedy);
         let wide = std::iter::repeat_with(|| greedy.widen(&socket));
@@ -534,7 +537,7 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_are_no_longer_than_asked_for_and_leave_the_rest() {
-        let (pool, share) = (Pool::default(), Share::default());
+        let (pool, share) = (Pool::new(false), Share::default());
         let mut source = Source::new(&b"abcdef"[..], lender(&pool, &share));
         assert_eq!(source.look_further(4).await, Look::More(4));
         source.consume(1);
@@ -550,7 +553,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_read_ahead_is_counted_to_the_byte_that_is_allocated() {
-        let (pool, share) = (Pool::default(), Share::default());
+        let (pool, share) = (Pool::new(false), Share::default());
         let words = vec![b'a'; 100_000];
         let mut source = Source::new(words.as_slice(), lender(&pool, &share));
         for most in [1, 2, 3, 10, 5000, 16_384, 16_384, 16_384] {
@@ -568,16 +571,16 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_read_ahead_where_there_is_no_room() {
-        let (pool, share) = (Pool::default(), Share::default());
+        let (pool, share) = (Pool::new(false), Share::default());
         let lender = lender(&pool, &share);
-        assert!(lender.take(MOST_HELD_EACH - 3));
+        assert!(lender.take(HELD.most_each - 3));
         let mut source = Source::new(&b"abcdef"[..], lender);
         assert_eq!(source.look_further(3).await, Look::More(3));
         assert_eq!(source.look_further(6).await, Look::Full);
         assert!(Held::new(vec![0; 1], lender).is_none());
         assert!(source.hold(vec![0; 1]).is_none());
-        assert_eq!(pool.buffered(), MOST_HELD_EACH);
+        assert_eq!(pool.buffered(), HELD.most_each);
         drop(source);
-        assert_eq!(pool.buffered(), MOST_HELD_EACH - 3);
+        assert_eq!(pool.buffered(), HELD.most_each - 3);
     }
 }

@@ -1,6 +1,6 @@
 //! One connection of a sandbox, from its first byte to its end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use forge_core::NetworkLevel;
 use forge_core::connection::ConnectionMode;
 use forge_core::egress::DenialReason;
 use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::net::unix::{ReadHalf, WriteHalf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,9 @@ use crate::server::Shared;
 use crate::server::buffers::{Lender, Look, Source};
 use crate::server::copy::{Activity, Cut, Flow, Way};
 use crate::server::http::Ask;
+use crate::server::kept;
 use crate::server::leg::{Asked, Fate, Leg};
+use crate::server::outgoing::Outgoing;
 use crate::server::refusal::{self, Cause};
 use crate::server::sandbox::Sandbox;
 use crate::server::tunnel::Unused;
@@ -78,51 +80,28 @@ pub(super) enum Next {
 }
 
 /// Serves a connection until one of both ends it, it stands still, or the policy cuts it.
-pub(super) async fn serve(shared: Arc<Shared>, sandbox: Arc<Sandbox>, stream: UnixStream) {
+pub(super) async fn serve(shared: Arc<Shared>, sandbox: Arc<Sandbox>, mut stream: UnixStream) {
     let connection = Connection::new(shared, sandbox);
-    let work = connection.run(stream);
-    tokio::pin!(work);
-    let reason = tokio::select! {
-        biased;
-        () = connection.cut.cancelled() => DenialReason::PolicyChanged,
-        () = connection.activity.stood_still(|| connection.sandbox.idle()) => DenialReason::Limit,
-        () = &mut work => return,
-    };
-    // Known before the work is dropped, and with it the leg that records it.
-    connection.fate.get_or_init(|| reason);
+    connection.run_to_its_end(&mut stream).await;
+    kept::close(stream).await;
 }
 
-/// Tells a client that there are too many connections. What it wants is read as far as it comes at
-/// once, so that the record says what was refused.
+/// Tells a client that there are too many connections.
 pub(super) async fn turn_away(
     shared: Arc<Shared>,
     sandbox: Arc<Sandbox>,
-    stream: UnixStream,
+    mut stream: UnixStream,
     cause: Cause,
 ) {
     let connection = Connection::new(shared, sandbox);
-    let mut stream = stream;
-    let (reader, sink) = stream.split();
-    let mut client = Client {
-        source: Source::new(reader, connection.lender()),
-        sink,
-    };
-    // Whether it said anything shows in what was read.
-    drop(timeout(AT_ONCE, client.source.look_further(MOST_GLANCED)).await);
-    let asked = match client.source.ahead() {
-        [] => unknown(),
-        ahead => asked_for(ahead),
-    };
-    let reason = DenialReason::Limit;
-    connection
-        .refuse_unread(&mut client, cause, reason, asked)
-        .await;
+    connection.say_no(&mut stream, cause).await;
+    kept::close(stream).await;
 }
 
 /// Notes a connection that was closed without a word, because there were far too many.
 pub(super) fn note_dropped(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>) {
     let connection = Connection::new(shared.clone(), sandbox.clone());
-    connection.leg(unknown()).denied(DenialReason::Limit);
+    drop(connection.leg_unread(unknown(), DenialReason::Limit));
 }
 
 const fn unknown() -> Asked {
@@ -145,7 +124,38 @@ impl Connection {
         }
     }
 
-    async fn run(&self, mut stream: UnixStream) {
+    /// What the client wants is read as far as it comes at once, so that the record says what was
+    /// refused.
+    async fn say_no(&self, stream: &mut UnixStream, cause: Cause) {
+        // There before anything is waited for: it is noted even if its sandbox goes meanwhile.
+        let (mut leg, reason) = self.leg_unread(unknown(), DenialReason::Limit);
+        let (reader, sink) = stream.split();
+        let mut client = Client {
+            source: Source::new(reader, self.lender()),
+            sink,
+        };
+        // Whether it said anything shows in what was read.
+        drop(timeout(AT_ONCE, client.source.look_further(MOST_GLANCED)).await);
+        if !client.source.ahead().is_empty() {
+            leg.asked = asked_for(client.source.ahead());
+        }
+        self.refuse_as(&mut client, leg, cause, reason).await;
+    }
+
+    async fn run_to_its_end(&self, stream: &mut UnixStream) {
+        let work = self.run(stream);
+        tokio::pin!(work);
+        let reason = tokio::select! {
+            biased;
+            () = self.cut.cancelled() => DenialReason::PolicyChanged,
+            () = self.activity.stood_still(|| self.sandbox.idle()) => DenialReason::Limit,
+            () = &mut work => return,
+        };
+        // Known before the work is dropped, and with it the leg that records it.
+        self.fate.get_or_init(|| reason);
+    }
+
+    async fn run(&self, stream: &mut UnixStream) {
         let (reader, sink) = stream.split();
         let mut client = Client {
             source: Source::new(reader, self.lender()),
@@ -306,7 +316,7 @@ impl Connection {
     }
 
     /// Resolves what was admitted, drops what may not be dialled, and dials the rest.
-    pub(super) async fn reach(&self, leg: &Leg) -> Result<TcpStream, DenialReason> {
+    pub(super) async fn reach(&self, leg: &Leg) -> Result<Outgoing<'_>, DenialReason> {
         let ticket = leg.ticket().ok_or(DenialReason::BadRequest)?;
         let current = &leg.current;
         let (policy, denied) = (&current.policy, &current.denied);
@@ -331,8 +341,7 @@ impl Connection {
                     denied,
                     current.has_v6,
                 )?;
-                left.into_iter()
-                    .take(MOST_ADDRESSES)
+                tried(&left)
                     .map(|address| SocketAddr::new(address, leg.asked.port))
                     .collect()
             }
@@ -349,7 +358,7 @@ impl Connection {
                 // It only makes small messages slower where it is not to be had.
                 drop(stream.set_nodelay(true));
                 leg.reached();
-                return Ok(stream);
+                return Ok(Outgoing::new(stream, self.lender()));
             }
         }
         Err(DenialReason::ConnectFailed)
@@ -408,13 +417,20 @@ impl Connection {
         reason: DenialReason,
         asked: Asked,
     ) {
+        let (leg, reason) = self.leg_unread(asked, reason);
+        self.refuse_as(client, leg, cause, reason).await;
+    }
+
+    /// The leg of what could not be read as a request for a host, denied, and why.
+    fn leg_unread(&self, asked: Asked, reason: DenialReason) -> (Leg, DenialReason) {
         let leg = self.leg(asked);
         // At this level everything has the same reason, however it is written.
         let reason = match leg.level() {
             NetworkLevel::Isolated => DenialReason::Isolated,
             _ => reason,
         };
-        self.refuse_as(client, leg, cause, reason).await;
+        leg.denied(reason);
+        (leg, reason)
     }
 
     /// Answers, and reads what still comes for a moment: a client that is cut off while it writes
@@ -445,6 +461,16 @@ impl Connection {
         // Whether the client heard it changes nothing.
         drop(timeout(self.shared.timing.farewell, farewell).await);
     }
+}
+
+/// Which of the addresses that may be dialled, version 4 first, are tried: where there is one of
+/// version 6 it has its turn, so that a way of version 4 that leads nowhere is not all there is.
+fn tried(left: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    let v4 = left.iter().take_while(|address| address.is_ipv4()).count();
+    let kept = left.len().saturating_sub(v4).min(1);
+    let first = v4.min(MOST_ADDRESSES - kept);
+    let rest = left[v4..].iter().take(MOST_ADDRESSES - first);
+    left[..first].iter().chain(rest).copied()
 }
 
 /// A request that was refused before it was understood.
@@ -528,6 +554,26 @@ mod tests {
         let most = buffers::TASK * 3 / 4;
         assert!(size(serve) <= most, "{}", size(serve));
         assert!(size_with(turn_away) <= most, "{}", size_with(turn_away));
+    }
+
+    #[test]
+    fn of_many_addresses_a_few_of_both_versions_are_tried() {
+        let addresses = |v4: u32, v6: u32| -> Vec<IpAddr> {
+            let first = (0..v4).map(|number| IpAddr::V4(number.into()));
+            let rest = (0..v6).map(|number| IpAddr::V6(u128::from(number).into()));
+            first.chain(rest).collect()
+        };
+        for ((v4, v6), expected) in [
+            ((5, 0), (3, 0)),
+            ((5, 5), (2, 1)),
+            ((3, 1), (2, 1)),
+            ((1, 5), (1, 2)),
+            ((0, 5), (0, 3)),
+            ((1, 0), (1, 0)),
+        ] {
+            let chosen: Vec<IpAddr> = tried(&addresses(v4, v6)).collect();
+            assert_eq!(chosen, addresses(expected.0, expected.1), "{v4} {v6}");
+        }
     }
 
     #[test]

@@ -122,6 +122,24 @@ impl Flow<'_> {
         Ok(most - left)
     }
 
+    /// Passes on exactly `length` bytes.
+    pub(crate) async fn copy_exactly<R, W>(
+        &self,
+        way: Way,
+        source: &mut Source<'_, R>,
+        sink: &mut W,
+        length: u64,
+    ) -> Result<(), Cut>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        if self.copy(way, source, sink, length).await? < length {
+            return Err(Cut::Source);
+        }
+        Ok(())
+    }
+
     /// Passes everything on, and then the end.
     pub(crate) async fn pump<R, W>(
         &self,

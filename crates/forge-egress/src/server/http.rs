@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use forge_core::connection::ConnectionMode;
 use forge_core::egress::DenialReason;
 use tokio::io::AsyncRead;
-use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 use tokio::net::unix::WriteHalf;
 
 use crate::http_head::{self, Body, RequestHead, RequestTarget, Version};
@@ -19,6 +17,7 @@ use crate::server::buffers::{Held, Look, Source};
 use crate::server::connection::{Client, Connection, Next, asked};
 use crate::server::copy::{Cut, Flow, Way};
 use crate::server::leg::Leg;
+use crate::server::outgoing::{FromServer, Outgoing};
 use crate::server::response::{self, Answer, Progress};
 
 /// Answers before the last one, such as 100, to one request.
@@ -101,7 +100,7 @@ impl Connection {
         client: &mut Client<'_>,
         target: Target,
         leg: Leg,
-        stream: TcpStream,
+        stream: Outgoing<'_>,
     ) {
         let mode = leg.asked.mode;
         // The connection first: it is closed before its leg is said to be over.
@@ -161,7 +160,7 @@ impl Connection {
         client: &mut Client<'_>,
         request: Ask<'_>,
         leg: Leg,
-        stream: TcpStream,
+        stream: Outgoing<'_>,
     ) -> bool {
         let has_begun = AtomicBool::new(false);
         let result = self.ask(client, request, &leg, stream, &has_begun).await;
@@ -188,7 +187,7 @@ impl Connection {
         client: &mut Client<'_>,
         request: Ask<'_>,
         leg: &Leg,
-        mut stream: TcpStream,
+        mut stream: Outgoing<'_>,
         has_begun: &AtomicBool,
     ) -> Result<bool, Cut> {
         let flow = self.flow(leg);
@@ -252,7 +251,7 @@ fn belongs(head: &RequestHead, target: &Target) -> bool {
 async fn receive(
     flow: &Flow<'_>,
     request: &Kind,
-    server: &mut Source<'_, ReadHalf<'_>>,
+    server: &mut Source<'_, FromServer<'_>>,
     client: &mut WriteHalf<'_>,
     has_begun: &AtomicBool,
 ) -> Result<Answered, Cut> {
@@ -281,7 +280,7 @@ async fn receive(
 }
 
 fn held<'pool>(
-    server: &Source<'pool, ReadHalf<'_>>,
+    server: &Source<'pool, FromServer<'_>>,
     mut head: Vec<u8>,
 ) -> Result<Held<'pool>, Cut> {
     head.shrink_to_fit();
@@ -291,7 +290,7 @@ fn held<'pool>(
 async fn head_of_answer(
     flow: &Flow<'_>,
     method: &str,
-    server: &mut Source<'_, ReadHalf<'_>>,
+    server: &mut Source<'_, FromServer<'_>>,
 ) -> Result<Answer, Cut> {
     // The last answer may have come along with one before it.
     let mut is_worth_a_look = !server.ahead().is_empty();

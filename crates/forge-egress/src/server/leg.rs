@@ -24,8 +24,8 @@ pub(crate) struct Asked {
 /// Why a whole connection was ended from outside, for the leg it is on.
 pub(crate) type Fate = OnceLock<DenialReason>;
 
-/// A way through the proxy. A way that was open and that a later policy ended is recorded as allowed,
-/// with the reason `policy_changed`; with the same reason, one that was not open yet as denied.
+/// A way through the proxy. A way that was open, and that a later policy ended or on which nothing
+/// moved for too long, is recorded as allowed, with that reason; one that was not open yet as denied.
 ///
 /// Its record is written when it is dropped, before its ticket is: whoever
 /// waited for the end of a connection finds the record.
@@ -128,6 +128,7 @@ impl Leg {
 
     fn record(&self) -> ConnectionRecord {
         let seen = std::mem::take(&mut *lock(&self.seen));
+        let is_denied = seen.denied.is_some() || !seen.is_through;
         let reason = seen.denied.or_else(|| self.fate.get().copied());
         // The sandbox was removed while the way was still being made: no rule refused it.
         let reason = reason.or((!seen.is_through).then_some(DenialReason::ConnectFailed));
@@ -138,11 +139,10 @@ impl Leg {
             task: self.current.context.task.clone(),
             phase: self.current.context.phase,
             level: self.current.policy.level,
-            verdict: match reason {
-                // It was let through, and only its end came from a later policy.
-                Some(DenialReason::PolicyChanged) if seen.is_through => ConnectionVerdict::Allowed,
-                Some(_) => ConnectionVerdict::Denied,
-                None => ConnectionVerdict::Allowed,
+            verdict: if is_denied {
+                ConnectionVerdict::Denied
+            } else {
+                ConnectionVerdict::Allowed
             },
             reason,
             mode: self.asked.mode,

@@ -6,7 +6,10 @@ mod buffers;
 mod connection;
 mod copy;
 mod http;
+pub(crate) mod kept;
+mod ledger;
 mod leg;
+mod outgoing;
 mod refusal;
 mod response;
 mod sandbox;
@@ -143,8 +146,8 @@ struct State {
 
 struct Served {
     sandbox: Arc<Sandbox>,
-    /// Ends the socket's task, and with it the connections.
-    _acceptor: OwnedTask,
+    /// The socket's task, which has those of the connections.
+    acceptor: OwnedTask,
 }
 
 impl Server {
@@ -166,7 +169,7 @@ impl Server {
                 outside: options.outside,
                 timing: options.timing,
                 log: Arc::default(),
-                pool: Pool::default(),
+                pool: Pool::new(kept::is_bounded_by_system()),
             }),
             state: Mutex::new(State {
                 denied,
@@ -252,7 +255,7 @@ impl Server {
         let acceptor = accept(self.shared.clone(), sandbox.clone(), listener);
         let served = Served {
             sandbox,
-            _acceptor: tasks::spawn(acceptor),
+            acceptor: tasks::spawn(acceptor),
         };
         state.sandboxes.insert(name, served);
         self.shared.pool.serves(state.sandboxes.len());
@@ -270,8 +273,9 @@ impl Server {
             return Ok(());
         };
         self.shared.pool.serves(state.sandboxes.len());
-        let sandbox = served.sandbox.clone();
-        drop(served);
+        let Served { sandbox, acceptor } = served;
+        // None comes after this, so that whoever waits for the last one has waited for all.
+        acceptor.end().await;
         sockets::close(&self.sockets, &sandbox.directory).map_err(|source| {
             ServerError::Socket {
                 sandbox: name.to_owned(),

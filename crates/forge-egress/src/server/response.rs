@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crate::http_head::Version;
+use crate::http_head::{MOST_OPTIONS, Version};
 use crate::server::body::{Form, Framing};
 
 /// The longest head of an answer, in bytes.
@@ -60,6 +60,9 @@ pub(crate) fn parse(bytes: &[u8], method: &str) -> Progress {
         .iter()
         .map(|header| (header.name.to_owned(), header.value.to_vec()))
         .collect();
+    if options(&headers).nth(MOST_OPTIONS).is_some() {
+        return Progress::Malformed;
+    }
     let Some(framing) = framing(status, method, &headers) else {
         return Progress::Malformed;
     };
@@ -113,6 +116,16 @@ fn framing(status: u16, method: &str, headers: &[(String, Vec<u8>)]) -> Option<F
     })
 }
 
+/// The options of the connection that an answer names.
+fn options(headers: &[(String, Vec<u8>)]) -> impl Iterator<Item = &[u8]> {
+    headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        .flat_map(|(_, value)| value.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|option| !option.is_empty())
+}
+
 impl Answer {
     pub(crate) const fn is_interim(&self) -> bool {
         self.status < 200
@@ -139,13 +152,7 @@ impl Answer {
     /// The head to pass to a client of this version.
     pub(crate) fn render(&self, version: Version, keep_alive: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, self.phrase).into_bytes();
-        let named: Vec<&[u8]> = self
-            .headers
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
-            .flat_map(|(_, value)| value.split(|byte| *byte == b','))
-            .map(<[u8]>::trim_ascii)
-            .collect();
+        let named: Vec<&[u8]> = options(&self.headers).collect();
         for (name, value) in &self.headers {
             let is_named = named
                 .iter()
@@ -243,6 +250,17 @@ mod tests {
             rendered,
             "HTTP/1.1 200 Fine\r\nX-Kept: 1\r\nConnection: close\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn an_answer_that_names_more_options_than_are_looked_at_is_malformed() {
+        let naming = |count| {
+            let options = ", ,x".repeat(count);
+            let text = format!("HTTP/1.1 200 OK\r\nConnection: close{options}\r\n\r\n");
+            parse(text.as_bytes(), "GET")
+        };
+        assert_ne!(naming(MOST_OPTIONS - 1), Progress::Malformed);
+        assert_eq!(naming(MOST_OPTIONS), Progress::Malformed);
     }
 
     #[test]

@@ -63,7 +63,10 @@ pub(crate) struct Sandbox {
     pub(crate) share: Share,
     pub(crate) lookups: Semaphore,
     state: Mutex<State>,
+    /// Connections that count towards the bound on them.
     open: AtomicU32,
+    /// All connections, those that are turned away included.
+    present: AtomicU32,
     /// Told when a connection or a leg of one has ended.
     ended: Notify,
 }
@@ -99,6 +102,7 @@ impl Sandbox {
                 next: 0,
             }),
             open: AtomicU32::new(0),
+            present: AtomicU32::new(0),
             ended: Notify::new(),
         }
     }
@@ -137,9 +141,10 @@ impl Sandbox {
             .await;
     }
 
-    /// Waits until no connection is open.
+    /// Waits until no connection is there, nor one that is turned away.
     pub(crate) async fn emptied(&self) {
-        self.gone(|_| self.open.load(Ordering::Acquire) == 0).await;
+        self.gone(|_| self.present.load(Ordering::Acquire) == 0)
+            .await;
     }
 
     async fn gone(&self, is_gone: impl Fn(&State) -> bool) {
@@ -210,12 +215,15 @@ impl Sandbox {
         }
     }
 
-    /// Memory for something that this sandbox is the reason for, if there is any.
+    /// Memory for a connection, if there is any.
     pub(crate) fn room(self: &Arc<Self>, shared: &Arc<Shared>, bytes: usize) -> Option<Room> {
-        self.lender(&shared.pool).take(bytes).then(|| Room {
-            sandbox: self.clone(),
-            shared: shared.clone(),
-            bytes,
+        self.lender(&shared.pool).take(bytes).then(|| {
+            self.present.fetch_add(1, Ordering::AcqRel);
+            Room {
+                sandbox: self.clone(),
+                shared: shared.clone(),
+                bytes,
+            }
         })
     }
 
@@ -252,7 +260,7 @@ impl State {
     }
 }
 
-/// Memory that is counted until this is dropped.
+/// The memory of one connection, which is there until this is dropped.
 pub(crate) struct Room {
     sandbox: Arc<Sandbox>,
     shared: Arc<Shared>,
@@ -263,6 +271,8 @@ impl Drop for Room {
     fn drop(&mut self) {
         let lender = self.sandbox.lender(&self.shared.pool);
         lender.give_back(self.bytes);
+        self.sandbox.present.fetch_sub(1, Ordering::AcqRel);
+        self.sandbox.ended.notify_waiters();
     }
 }
 
@@ -273,9 +283,7 @@ pub(crate) struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let sandbox = &self.room.sandbox;
-        sandbox.open.fetch_sub(1, Ordering::AcqRel);
-        sandbox.ended.notify_waiters();
+        self.room.sandbox.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

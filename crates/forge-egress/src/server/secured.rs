@@ -7,8 +7,6 @@
 
 use forge_core::egress::DenialReason;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::Instant;
 
 use crate::client_hello::{self, HANDSHAKE};
@@ -18,6 +16,7 @@ use crate::server::buffers::{Look, Source};
 use crate::server::connection::{Client, Connection};
 use crate::server::copy::{Cut, Flow, Way};
 use crate::server::leg::Leg;
+use crate::server::outgoing::{FromServer, Outgoing, ToServer};
 use crate::server::tunnel::{Ear, Heard, check, note};
 use crate::server_hello::{self, Progress};
 
@@ -46,8 +45,8 @@ enum Answer {
 
 /// The two ends of the connection to a server.
 struct Server<'pool, 'stream> {
-    source: Source<'pool, ReadHalf<'stream>>,
-    sink: WriteHalf<'stream>,
+    source: Source<'pool, FromServer<'stream>>,
+    sink: ToServer<'stream>,
 }
 
 impl Connection {
@@ -57,7 +56,7 @@ impl Connection {
         client: &mut Client<'_>,
         target: &Target,
         leg: &Leg,
-        mut stream: TcpStream,
+        mut stream: Outgoing<'_>,
     ) {
         let flow = self.flow(leg);
         let (reader, sink) = stream.split();
@@ -69,10 +68,11 @@ impl Connection {
             Ok(()) => {
                 let up = flow.pump_up(&mut client.source, &mut server.sink);
                 let down = self.pump_down(&flow, &mut server.source, &mut client.sink);
-                note(leg, tokio::try_join!(up, down).map(|_| ()));
+                let result = tokio::try_join!(up, down).map(|_| ());
+                note(leg, result, &server.sink).await;
             }
             Err(Stop::Denied(reason)) => leg.denied(reason),
-            Err(Stop::Cut(cut)) => note(leg, Err(cut)),
+            Err(Stop::Cut(cut)) => note(leg, Err(cut), &server.sink).await,
             Err(Stop::Ended) => {}
         }
     }
@@ -110,32 +110,19 @@ impl Connection {
     ) -> Result<Answer, Stop> {
         let mut has_ended = false;
         loop {
-            match server_hello::parse(server.source.ahead()) {
+            let progress = server_hello::parse(server.source.ahead());
+            match progress {
                 Progress::NeedMore => {}
-                Progress::Aside(length) => {
-                    pass(
-                        flow,
-                        Way::Down,
-                        &mut server.source,
-                        &mut client.sink,
-                        length,
-                    )
-                    .await?;
+                Progress::Hello => return Ok(Answer::Last),
+                Progress::Malformed => return Err(Stop::Denied(DenialReason::NotTls)),
+                Progress::Aside(length) | Progress::Retry(length) => {
+                    let (source, sink) = (&mut server.source, &mut client.sink);
+                    flow.copy(Way::Down, source, sink, length as u64).await?;
+                    if matches!(progress, Progress::Retry(_)) {
+                        return Ok(Answer::Retry);
+                    }
                     continue;
                 }
-                Progress::Hello => return Ok(Answer::Last),
-                Progress::Retry(length) => {
-                    pass(
-                        flow,
-                        Way::Down,
-                        &mut server.source,
-                        &mut client.sink,
-                        length,
-                    )
-                    .await?;
-                    return Ok(Answer::Retry);
-                }
-                Progress::Malformed => return Err(Stop::Denied(DenialReason::NotTls)),
             }
             // Only early data may come before the answer, and waits for it.
             if client.source.ahead().first() == Some(&HANDSHAKE) {
@@ -178,36 +165,31 @@ impl Connection {
         let mut ear = Ear::with_deadline(Instant::now() + self.shared.timing.hello);
         let mut is_changed = false;
         loop {
-            if let Err(heard) = self.hear_more(&mut client.source, &mut ear).await {
-                return Err(stop(heard));
-            }
+            let heard = self.hear_more(&mut client.source, &mut ear).await;
+            heard.map_err(stop)?;
             let aside = Aside::at(client.source.ahead());
             match aside {
                 Aside::NeedMore => {}
-                Aside::ChangeCipherSpec if !is_changed => {
+                Aside::Neither => break,
+                Aside::ChangeCipherSpec if is_changed => {
+                    return Err(Stop::Denied(DenialReason::NotTls));
+                }
+                Aside::ChangeCipherSpec | Aside::Alert => {
+                    let (source, sink) = (&mut client.source, &mut server.sink);
+                    let length = aside.length() as u64;
+                    flow.copy(Way::Up, source, sink, length).await?;
+                    // With an alert the client gives up, and says why.
+                    if aside == Aside::Alert {
+                        return Err(Stop::Ended);
+                    }
                     is_changed = true;
-                    let length = aside.length();
-                    pass(flow, Way::Up, &mut client.source, &mut server.sink, length).await?;
                     ear.forget();
                 }
-                // The client gives up, and says why.
-                Aside::Alert => {
-                    let length = aside.length();
-                    pass(flow, Way::Up, &mut client.source, &mut server.sink, length).await?;
-                    return Err(Stop::Ended);
-                }
-                Aside::ChangeCipherSpec => return Err(Stop::Denied(DenialReason::NotTls)),
-                Aside::Neither => break,
             }
         }
         ear.forget();
-        match self.hear_hello(&mut client.source, &mut ear).await {
-            Ok(hello) => match check(&hello, target, flow.leg) {
-                Ok(()) => Ok(()),
-                Err(reason) => Err(Stop::Denied(reason)),
-            },
-            Err(heard) => Err(stop(heard)),
-        }
+        let hello = self.hear_hello(&mut client.source, &mut ear).await;
+        check(&hello.map_err(stop)?, target, flow.leg).map_err(Stop::Denied)
     }
 }
 
@@ -227,21 +209,7 @@ async fn pass_hello(
 ) -> Result<(), Stop> {
     let length = client_hello::length(client.source.ahead());
     let length = length.ok_or(Stop::Denied(DenialReason::NotTls))?;
-    pass(flow, Way::Up, &mut client.source, &mut server.sink, length).await
-}
-
-/// Passes on bytes that were read ahead.
-async fn pass<R, W>(
-    flow: &Flow<'_>,
-    way: Way,
-    source: &mut Source<'_, R>,
-    sink: &mut W,
-    length: usize,
-) -> Result<(), Stop>
-where
-    R: tokio::io::AsyncRead + Unpin,
-    W: tokio::io::AsyncWrite + Unpin,
-{
-    flow.copy(way, source, sink, length as u64).await?;
+    let (source, sink) = (&mut client.source, &mut server.sink);
+    flow.copy(Way::Up, source, sink, length as u64).await?;
     Ok(())
 }

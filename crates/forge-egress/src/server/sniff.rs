@@ -12,7 +12,8 @@
 //! are not held up, but is watched to its end and cut when it turns out to be a request: no server
 //! acts on a line before that.
 
-use crate::client_hello::{self, ClientHello, Progress};
+use crate::client_hello::{self, ClientHello, HANDSHAKE, Progress};
+use crate::records::{ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC};
 
 /// The most bytes that are held back for a decision.
 pub(crate) const MOST_BYTES: usize = client_hello::MOST_BYTES;
@@ -22,6 +23,10 @@ const VERSION: &[u8] = b"HTTP/";
 const MOST_LINE: usize = 65_537;
 /// The only method of requests without a version (HTTP/0.9), which may still name another host.
 const OLD_METHOD: [u8; 3] = *b"GET";
+/// The type of a client's hello, in either form.
+const CLIENT_HELLO: u8 = 1;
+/// The fewest bytes that the content of a hello in the form of SSL 2.0 has.
+const SHORTEST_OLD_HELLO: u8 = 9;
 /// What stands behind the scheme of an address.
 const SCHEME_END: &[u8] = b"://";
 /// Services of the git protocol, whose first message looks like a request and has no line end.
@@ -149,7 +154,11 @@ pub(crate) fn listen(bytes: &[u8]) -> Speech {
         Progress::Malformed => return Speech::BrokenTls,
         Progress::NeedMore if is_full => return Speech::BrokenTls,
         Progress::NeedMore => return Speech::Unclear,
-        Progress::NotTls => {}
+        Progress::NotTls => match begins_odd_tls(bytes) {
+            Some(true) => return Speech::BrokenTls,
+            None => return Speech::Unclear,
+            Some(false) => {}
+        },
     }
     let mut line = Line::default();
     match line.feed(bytes) {
@@ -162,10 +171,36 @@ pub(crate) fn listen(bytes: &[u8]) -> Speech {
     }
 }
 
+/// Whether bytes that begin no hello in proper form begin what some server takes for TLS all the
+/// same, in which a hello may follow that nobody judged; nothing while that cannot be said.
+fn begins_odd_tls(bytes: &[u8]) -> Option<bool> {
+    match bytes {
+        [CHANGE_CIPHER_SPEC..=APPLICATION_DATA] => None,
+        [CHANGE_CIPHER_SPEC..=APPLICATION_DATA, 3, ..] => Some(true),
+        // Some pass over the first byte of a version, too, where it is this low; over an alert
+        // that is only a warning they go on to the next record.
+        [HANDSHAKE, 0..=15, _, 0, 0, ..] => Some(true),
+        [HANDSHAKE, 0..=15, rest @ ..] if rest.len() < 4 => None,
+        [HANDSHAKE, 0..=15, _, _, _, CLIENT_HELLO, ..] => Some(true),
+        [ALERT, 0..=15, rest @ ..] if rest.len() < 3 => None,
+        [ALERT, 0..=15, _, 0, 2, ..] => Some(true),
+        // A hello in the form of SSL 2.0: its length, its type, and a version of TLS.
+        [0x80] => None,
+        [0x80, 0..SHORTEST_OLD_HELLO, ..] => Some(false),
+        [0x80..=0xff, rest @ ..]
+            if rest.len() < 3 && rest.get(1).is_none_or(|kind| *kind == CLIENT_HELLO) =>
+        {
+            None
+        }
+        [0x80..=0xff, _, CLIENT_HELLO, 3, ..] => Some(true),
+        _ => Some(false),
+    }
+}
+
 /// As [`listen`], for a client that says no more.
 pub(crate) fn heard_all(bytes: &[u8]) -> Speech {
     match listen(bytes) {
-        Speech::Unclear if bytes.first() == Some(&client_hello::HANDSHAKE) => Speech::BrokenTls,
+        Speech::Unclear if bytes.first() == Some(&HANDSHAKE) => Speech::BrokenTls,
         Speech::Unclear | Speech::Line(_) => Speech::Other,
         clear => clear,
     }
@@ -361,6 +396,48 @@ mod tests {
     }
 
     #[test]
+    fn what_some_server_takes_for_tls_is_no_other_protocol() {
+        for bytes in [
+            &b"\x16\x03\x7f\0\0"[..],
+            b"\x16\x02\x01\x00\x80\x01",
+            b"\x16\x0f\xff\x00\x80\x01",
+            b"\x16\x02\x01\x00\x00\x16",
+            b"\x15\x03\x01\x00\x02\x01\x00",
+            b"\x15\x02\x01\x00\x02\x01\x00",
+            b"\x14\x03\x03\x00\x01\x01",
+            b"\x17\x03\x03\x00\x01\x00",
+            b"\x80\x2e\x01\x03\x01\x00\x15",
+            b"\x81\x00\x01\x03\x03",
+            b"\xff\xff\x01\x03",
+        ] {
+            assert_eq!(listen(bytes), Speech::BrokenTls, "{bytes:02x?}");
+            let mut starts = (1..=bytes.len()).map(|end| listen(&bytes[..end]));
+            let decided = starts.find(|speech| *speech != Speech::Unclear);
+            assert_eq!(decided, Some(Speech::BrokenTls), "{bytes:02x?}");
+        }
+        // Calls of other protocols: a packet, a fragment of a short call, a greeting, a telegram.
+        for bytes in [
+            &b"\x16\0\0\x01\x03\0"[..],
+            b"\x16\x10",
+            b"\x15\0\0\0\x01",
+            b"\x80\x00\x01\x03",
+            b"\x80\x00",
+            b"\xff\xfd\x18",
+            b"\x80\x01\x00",
+            b"\x84\xa3\x01\x02",
+        ] {
+            let speech = listen(bytes);
+            let is_watched = matches!(speech, Speech::Line(_));
+            assert!(is_watched, "{speech:?}: {bytes:02x?}");
+        }
+        // Where that is all a client says, it is no TLS.
+        for bytes in [&b"\x80"[..], b"\x15", b"\xff\xfd\x01"] {
+            assert_eq!(listen(bytes), Speech::Unclear, "{bytes:02x?}");
+            assert_eq!(heard_all(bytes), Speech::Other, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
     fn the_last_words_of_a_client_are_decided_on() {
         assert_eq!(heard_all(b"half a line"), Speech::Other);
         assert_eq!(heard_all(b""), Speech::Other);
@@ -391,7 +468,7 @@ mod tests {
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
         ) {
             let line = [&words, &b" HTTP/1.1\n"[..]].concat();
-            prop_assume!(!matches!(client_hello::parse(&line), Progress::Malformed));
+            prop_assume!(listen(&line) != Speech::BrokenTls);
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(line.len())).collect();
             cuts.extend([0, line.len()]);
             cuts.sort_unstable();

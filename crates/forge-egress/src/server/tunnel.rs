@@ -1,8 +1,6 @@
 //! Tunnels: what is looked at before bytes flow, and how they flow then.
 
 use forge_core::egress::DenialReason;
-use tokio::net::TcpStream;
-use tokio::net::tcp::WriteHalf;
 use tokio::net::unix::ReadHalf;
 use tokio::time::{Instant, timeout_at};
 
@@ -13,6 +11,7 @@ use crate::server::buffers::{Look, Source};
 use crate::server::connection::{Client, Connection};
 use crate::server::copy::{Cut, Flow, Way};
 use crate::server::leg::Leg;
+use crate::server::outgoing::{Outgoing, ToServer};
 use crate::server::sniff::{self, Line, Speech, Verdict};
 
 /// The bytes before the content of a record of TLS.
@@ -59,11 +58,11 @@ pub(super) enum Heard {
 }
 
 /// What is left to do with a connection to a server of which nothing was used yet.
-pub(super) enum Unused {
+pub(super) enum Unused<'pool> {
     /// The client speaks TLS, and its hello was judged.
-    Tls(TcpStream),
+    Tls(Outgoing<'pool>),
     /// The client speaks HTTP.
-    Requests(TcpStream),
+    Requests(Outgoing<'pool>),
 }
 
 impl Connection {
@@ -74,7 +73,7 @@ impl Connection {
         client: &mut Client<'_>,
         target: &Target,
         leg: &Leg,
-        stream: TcpStream,
+        stream: Outgoing<'_>,
     ) {
         let mut ear = Ear::with_deadline(Instant::now() + self.shared.timing.hello);
         let judged = match self.hear_hello(&mut client.source, &mut ear).await {
@@ -112,14 +111,14 @@ impl Connection {
     /// held back until it is clear what it speaks, and TLS must name the host that was judged.
     ///
     /// Returns the connection to the server, not used yet, when the client speaks TLS or HTTP.
-    pub(super) async fn any(
+    pub(super) async fn any<'pool>(
         &self,
         client: &mut Client<'_>,
         target: &Target,
         leg: &Leg,
-        mut stream: TcpStream,
+        mut stream: Outgoing<'pool>,
         is_checked: bool,
-    ) -> Option<Unused> {
+    ) -> Option<Unused<'pool>> {
         let flow = self.flow(leg);
         let heard = {
             let (reader, mut sink) = stream.split();
@@ -137,7 +136,7 @@ impl Connection {
                         result = &mut down, if !has_ended => match result {
                             Ok(()) => has_ended = true,
                             Err(cut) => {
-                                note(leg, Err(cut));
+                                note(leg, Err(cut), &sink).await;
                                 return None;
                             }
                         },
@@ -162,7 +161,7 @@ impl Connection {
                     } else {
                         tokio::try_join!(up, down).map(|_| ())
                     };
-                    note(leg, result);
+                    note(leg, result, &sink).await;
                     return None;
                 }
                 // A server that spoke before it was asked speaks neither HTTP/1 nor TLS.
@@ -186,7 +185,7 @@ impl Connection {
     async fn watch(
         &self,
         source: &mut Source<'_, ReadHalf<'_>>,
-        sink: &mut WriteHalf<'_>,
+        sink: &mut ToServer<'_>,
         flow: &Flow<'_>,
         mut line: Line,
     ) -> Result<(), Cut> {
@@ -301,11 +300,13 @@ fn is_worth_a_look(bytes: &[u8]) -> bool {
     }
 }
 
-pub(super) fn note(leg: &Leg, result: Result<(), Cut>) {
+/// Notes how a tunnel ended. One that both have said all on ends when the server has got it.
+pub(super) async fn note(leg: &Leg, result: Result<(), Cut>, server: &ToServer<'_>) {
     match result {
         Err(Cut::Limit) => leg.denied(DenialReason::Limit),
         Err(Cut::Form) => leg.denied(DenialReason::BadRequest),
         // Both may go whenever they like.
-        Ok(()) | Err(Cut::Source | Cut::Sink) => {}
+        Err(Cut::Source | Cut::Sink) => {}
+        Ok(()) => server.sent().await,
     }
 }

@@ -114,7 +114,32 @@ async fn connections_beyond_the_bound_are_told_so_and_others_do_not_notice() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_turned_away_is_noted_in_its_phase_though_its_sandbox_goes_at_once() {
+    let proxy = Proxy::new();
+    let mut policy = limited(&["example.org"]);
+    policy.limits.connections = 1;
+    proxy.set("s", policy.clone()).await;
+    let _held = proxy.connect("s").await;
+    let one = proxy.buffered_beyond(0).await;
+    let _first = proxy.connect("s").await;
+    let two = proxy.buffered_beyond(one).await;
+    let mut next = wish("s", policy);
+    next.context.phase = PhaseName::Solve;
+    proxy.server.set(next).await.unwrap();
+    let _second = proxy.connect("s").await;
+    proxy.buffered_beyond(two).await;
+    proxy.server.remove("s").await.unwrap();
+    // Both are there when the sandbox is gone.
+    assert_eq!(proxy.server.log().len(), 2);
+    let mut phases = [proxy.record().await.phase, proxy.record().await.phase];
+    phases.sort();
+    assert_eq!(phases, [PhaseName::Setup, PhaseName::Solve]);
+    assert_eq!(proxy.server.buffered(), 0);
+}
+
+#[tokio::test]
 async fn a_flood_of_connections_leaves_the_other_sandboxes_served() {
+    many_descriptors();
     let proxy = Proxy::new();
     proxy.set("greedy", limited(&["example.org"])).await;
     proxy.set("other", limited(&["example.org"])).await;
@@ -173,6 +198,7 @@ async fn bytes_beyond_the_bound_are_not_sent() {
         (record.reason, record.bytes_up),
         (Some(DenialReason::Limit), 1000)
     );
+    assert_eq!(record.verdict, ConnectionVerdict::Denied);
     let mut client = proxy.request("s", &connect("example.org:9000")).await;
     assert_denied(&rest_text(&mut client).await, 429, DenialReason::Limit);
     proxy.record().await;
@@ -212,13 +238,20 @@ async fn a_connection_on_which_nothing_moves_is_ended() {
     let mut server = proxy.server(9000).await;
     proxy.world.name("example.org", &[PUBLIC]);
     let mut policy = full();
-    policy.limits.idle_seconds = 1;
+    policy.limits.idle_seconds = 30;
     proxy.set("s", policy).await;
     let mut client = proxy.tunnel("s", "example.org:9000").await;
     let mut outside = server.accept().await;
+    // From now on, whenever everything waits, it is as late as what is due first.
+    tokio::time::pause();
     assert!(rest(&mut client).await.is_empty());
     assert!(rest(&mut outside).await.is_empty());
-    assert_eq!(proxy.record().await.reason, Some(DenialReason::Limit));
+    let record = proxy.record().await;
+    assert_eq!(record.reason, Some(DenialReason::Limit));
+    // It had been let through.
+    assert_eq!(record.verdict, ConnectionVerdict::Allowed);
+    let counters = proxy.server.counters("s").await.unwrap();
+    assert_eq!((counters.allowed, counters.denied), (1, 0));
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use forge_core::{NetworkLevel, PhaseName};
 use forge_egress::names::HostName;
 use forge_egress::resolve::Outside;
 use forge_egress::server::{Options, Server, Timing, socket_path};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -32,6 +33,14 @@ pub(crate) const PATIENT: Timing = Timing {
     hello: Duration::from_secs(60),
     farewell: Duration::from_secs(60),
 };
+
+/// Lets this process hold as many connections as all these tests at once may make, clients and
+/// servers included.
+pub(crate) fn many_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(most >= 16_384, "a process may open {most} files: too few");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
 
 /// A world in which names resolve in turn to what they are told to.
 #[derive(Default)]
@@ -72,7 +81,7 @@ impl Outside for World {
         self.dialled.lock().unwrap().push(address);
         let route = self.routes.lock().unwrap().get(&address).copied();
         match route {
-            Some(local) => TcpStream::connect(local).await,
+            Some(local) => forge_egress::resolve::connect(local).await,
             None => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
         }
     }
@@ -141,6 +150,17 @@ impl Proxy {
         let head = head(&mut client).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         client
+    }
+
+    /// How much the proxy holds, once that is more than so much.
+    pub(crate) async fn buffered_beyond(&self, before: usize) -> usize {
+        loop {
+            let now = self.server.buffered();
+            if now > before {
+                return now;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The next record.

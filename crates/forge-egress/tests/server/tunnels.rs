@@ -123,10 +123,70 @@ async fn on_other_ports_tls_and_http_are_looked_at_and_the_rest_is_not() {
     for words in [
         &b"SSH-2.0-client\r\nabc"[..],
         b"\0\x01\x02",
+        b"\x80\0\0\x28",
+        b"\xff\xfd\x01",
         b"half a line",
         b"",
     ] {
         assert_eq!(said(9000, allowed(), words).await, (words.to_vec(), None));
+    }
+}
+
+/// As [`said`], each byte only once the one before was taken.
+async fn said_slowly(words: &[u8]) -> (Vec<u8>, Option<DenialReason>) {
+    let mut proxy = Proxy::new();
+    let mut server = proxy.server(9000).await;
+    proxy.world.name("example.org", &[PUBLIC]);
+    proxy.set("s", limited(&["example.org:9000"])).await;
+    let mut client = proxy.tunnel("s", "example.org:9000").await;
+    let mut outside = server.accept().await;
+    for byte in words {
+        // The proxy may have closed it by then.
+        drop(client.write_all(&[*byte]).await);
+        tokio::task::yield_now().await;
+    }
+    drop(client.shutdown().await);
+    let got = rest(&mut outside).await;
+    drop(outside);
+    rest(&mut client).await;
+    (got, proxy.record().await.reason)
+}
+
+#[tokio::test]
+async fn tls_in_a_form_that_only_some_servers_take_names_no_other_host() {
+    let other = hello(Some("example.net"), &[]);
+    let with_version = |major, minor| {
+        let mut words = other.clone();
+        [words[1], words[2]] = [major, minor];
+        words
+    };
+    // A hello in the form of SSL 2.0 has no place for a name.
+    let old = [
+        &[0x80, 28, 1, 3, 3, 0, 3, 0, 0, 0, 16, 0, 0, 47][..],
+        &[7; 16],
+    ]
+    .concat();
+    let behind = |record: &[u8]| [record, &other].concat();
+    let not_tls = DenialReason::NotTls;
+    let cases = [
+        (with_version(3, 0x7f), DenialReason::SniMismatch),
+        (with_version(3, 5), DenialReason::SniMismatch),
+        (with_version(2, 1), not_tls),
+        (with_version(15, 0xff), not_tls),
+        (behind(&[22, 3, 0x7f, 0, 0]), not_tls),
+        (behind(&[22, 0, 0, 0, 0]), not_tls),
+        (behind(&[21, 3, 1, 0, 2, 1, 0]), not_tls),
+        (behind(&[21, 3, 0x7f, 0, 2, 1, 0]), not_tls),
+        (behind(&[21, 2, 1, 0, 2, 1, 0]), not_tls),
+        (behind(&[20, 3, 3, 0, 1, 1]), not_tls),
+        (behind(&[23, 3, 3, 0, 1, 9]), not_tls),
+        (old, not_tls),
+    ];
+    for (words, reason) in cases {
+        let refused = (Vec::new(), Some(reason));
+        let policy = limited(&["example.org:9000"]);
+        assert_eq!(said(9000, policy, &words).await, refused, "{words:02x?}");
+        assert_eq!(said_slowly(&words).await, refused, "{words:02x?}");
     }
 }
 
