@@ -1,6 +1,6 @@
 //! Connections: accepting them, letting the owner in, and answering whoever is the client.
 
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,11 @@ use forge_wire::{Event, Frame, PROTOCOL_VERSION, Request};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::connection::{Closed, Connection, HIGH_WATER};
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, Over};
 use crate::gate::Verdict;
 use crate::listeners::Listener;
 use crate::network::describe;
+use crate::{processes, seccomp};
 
 /// Connections that have proved nothing yet.
 const MAX_STRANGERS: usize = 8;
@@ -71,6 +72,13 @@ impl Clients {
         let [polled] = polled;
         // Its number is worth nothing once it is gone.
         (polled.any() == Some(false)).then_some(bridge)
+    }
+
+    /// Lets the bridge go on, which whoever can become its user may have stopped.
+    pub(crate) fn wake_bridge(&self) {
+        if let Some(bridge) = self.bridge() {
+            processes::wake(bridge);
+        }
     }
 }
 
@@ -180,7 +188,16 @@ impl EventLoop {
         // A lifetime that no clock can hold is none; a day is the longest that the plan knows.
         let longest = Duration::from_secs(366 * 24 * 3600);
         self.ends_at = now + lifetime.min(longest);
-        self.disk.watch(settings.clone());
+        self.disk.watch(settings);
+        if self.disk.can_fill_others()
+            && let Err(error) = seccomp::refuse_reserving()
+        {
+            drop(writeln!(
+                io::stderr(),
+                "forge-init: room can be reserved: {error}"
+            ));
+            self.over = Some(Over::Broken);
+        }
         if let Some(network) = &settings.network {
             let served = self.network.serve(network);
             self.attestation.network_served = served.is_ok();

@@ -6,7 +6,8 @@
 //!
 //! Anywhere else files are counted, and too many bytes end everything. What that cannot see: files
 //! below folders that the task closed to its own user, and what lies deeper than [`MAX_DEPTH`].
-//! There, a full file system counts as a full workspace.
+//! There, the disk is the engine's: when it is down to its reserve, everything ends, and nobody is to
+//! blame.
 //!
 //! A file system that fails from below, as one in a file does when the disk under it is full, takes
 //! no more writes or loses them. That is nobody's doing in here, and ends everything as well. No
@@ -27,13 +28,13 @@ use forge_wire::message::{Ending, Settings};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs, statvfs};
 use nix::unistd::fsync;
 
 use crate::beneath::{Listing, MAX_DEPTH, open_folder};
 use crate::kernel::send_signal;
 use crate::mounts;
-use crate::root_watch::{RootWatch, deleted_but_open};
+use crate::root_watch::{self, RootWatch, deleted_but_open};
 use crate::wake::{Wake, lock};
 
 /// Shortest pause between two looks.
@@ -65,6 +66,7 @@ pub(crate) struct DiskWatch {
     wanted: Mutex<Wanted>,
     news: Condvar,
     places: OnceLock<Vec<Place>>,
+    root_is_writable: AtomicBool,
     peak: AtomicU64,
     alarm: Mutex<Option<Ending>>,
     answer: Mutex<Answer>,
@@ -75,9 +77,16 @@ pub(crate) struct DiskWatch {
 /// What the thread shall do.
 #[derive(Debug, Default)]
 struct Wanted {
-    settings: Option<Settings>,
+    begun: Option<Begun>,
     /// Looks that were asked for so far.
     asked: u64,
+}
+
+/// What is watched.
+#[derive(Debug)]
+struct Begun {
+    limit: u64,
+    root: Option<RootWatch>,
 }
 
 /// What came of the looks that were asked for.
@@ -114,11 +123,36 @@ impl DiskWatch {
         Ok(watch)
     }
 
-    /// Begins to watch.
-    pub(crate) fn watch(&self, settings: Settings) {
-        drop(self.places.set(places(&settings)));
-        lock(&self.wanted).settings = Some(settings);
+    /// Begins to watch. The beginning is now, before anything of the task runs, and not when the
+    /// thread comes to it.
+    pub(crate) fn watch(&self, settings: &Settings) {
+        drop(self.places.set(places(settings)));
+        let writable = root_watch::is_writable();
+        self.root_is_writable.store(writable, Ordering::Relaxed);
+        lock(&self.wanted).begun = Some(Begun {
+            limit: settings.disk_limit,
+            root: RootWatch::begin(&settings.workspace),
+        });
         self.news.notify_one();
+    }
+
+    /// Whether a disk can be filled from in here that is not the task's alone.
+    pub(crate) fn can_fill_others(&self) -> bool {
+        self.root_is_writable.load(Ordering::Relaxed) || self.shared().next().is_some()
+    }
+
+    /// Whether only the reserve is left of such a disk; costs microseconds.
+    pub(crate) fn has_reserve_only(&self) -> bool {
+        let root = self.root_is_writable.load(Ordering::Relaxed);
+        let root = root.then(|| statvfs("/"));
+        let shared = self.shared().map(|place| fstatvfs(&place.folder));
+        let mut disks = root.into_iter().chain(shared);
+        disks.any(|found| found.is_ok_and(|found| root_watch::has_reserve_only(&found)))
+    }
+
+    fn shared(&self) -> impl Iterator<Item = &Place> {
+        let places = self.places.get().into_iter().flatten();
+        places.filter(|place| !place.is_sized && place.was_writable)
     }
 
     /// Asks for a look now; its number is for [`Self::answer`], and the bell rings when it is done.
@@ -169,9 +203,7 @@ impl DiskWatch {
     }
 
     fn run(&self, wake: &Wake) {
-        let settings = self.wait_for_settings();
-        let limit = settings.disk_limit;
-        let mut root = RootWatch::begin(&settings.workspace);
+        let Begun { limit, mut root } = self.wait_for_begin();
         let mut was_idle = false;
         let mut next = Instant::now();
         loop {
@@ -182,8 +214,9 @@ impl DiskWatch {
             };
             if let Some(asked) = self.wait_for_question(pause) {
                 let failed = self.has_failed(true).then_some(Ending::WorkspaceFailed);
+                let reserve = || self.has_reserve_only().then_some(Ending::EngineDiskFull);
                 let check = || root.as_mut().and_then(|root| root.check_at_end(limit));
-                let found = failed.or_else(check);
+                let found = failed.or_else(reserve).or_else(check);
                 *lock(&self.answer) = Answer {
                     looked: asked,
                     found,
@@ -231,10 +264,10 @@ impl DiskWatch {
         })
     }
 
-    /// Whether files take up more than `limit`, or filled a file system that is not the task's own.
+    /// Whether files take up more than `limit`.
     fn look(&self, limit: u64) -> bool {
         self.look_for_room();
-        let (mut counted, mut filled) = (0_u64, false);
+        let mut counted = 0_u64;
         let places = self.places.get().into_iter().flatten();
         for place in places.filter(|place| !place.is_sized) {
             let left = limit.saturating_sub(counted);
@@ -245,11 +278,10 @@ impl DiskWatch {
                 let deleted = deleted_but_open(Path::new("/proc"), found.st_dev);
                 counted = counted.saturating_add(deleted);
             }
-            filled |= place.had_room && !place.has_room();
         }
         let used = self.used_of_sized().saturating_add(counted);
         self.peak.fetch_max(used, Ordering::Relaxed);
-        counted > limit || filled
+        counted > limit
     }
 
     fn used_of_sized(&self) -> u64 {
@@ -269,11 +301,11 @@ impl DiskWatch {
         (wanted.asked > looked).then_some(wanted.asked)
     }
 
-    fn wait_for_settings(&self) -> Settings {
+    fn wait_for_begin(&self) -> Begun {
         let mut wanted = lock(&self.wanted);
         loop {
-            if let Some(settings) = wanted.settings.take() {
-                return settings;
+            if let Some(begun) = wanted.begun.take() {
+                return begun;
             }
             wanted = self
                 .news

@@ -37,6 +37,11 @@ use crate::wake::Wake;
 const MAX_REAPED: usize = 1024;
 /// How often counters without a peak of their own are looked at, and what root may change.
 const SAMPLE: Duration = Duration::from_secs(1);
+/// How often a disk that can be filled from in here is asked for its room. What is written within
+/// this time must be less than its reserve.
+const RESERVE_PAUSE: Duration = Duration::from_millis(100);
+/// Signals that are read in one round: the task may send them as fast as they are read.
+const MAX_SIGNALS: usize = 4;
 /// How long a report waits for the last look at the disks.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two passes of an end of all processes.
@@ -74,6 +79,7 @@ pub(crate) struct EventLoop {
     pub(crate) ends_at: Instant,
     pub(crate) over: Option<Over>,
     pub(crate) next_sample: Instant,
+    pub(crate) next_reserve: Instant,
     pub(crate) more_to_reap: bool,
 }
 
@@ -219,6 +225,7 @@ impl EventLoop {
             self.clients.next_late(),
             self.clients.next_look(now),
             sample.then_some(self.next_sample),
+            self.disk.can_fill_others().then_some(self.next_reserve),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(self.ends_at);
         let pause = next.saturating_duration_since(now);
@@ -232,14 +239,13 @@ impl EventLoop {
     }
 
     fn read_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            let is_term = u32::try_from(Signal::SIGTERM as i32) == Ok(signal.ssi_signo);
-            // Once there is a task, it can send this signal as well, and with the user's queue of
-            // signals used up it comes without a sender to tell. From then on the sandbox is ended
-            // over its channel, or by SIGKILL.
-            if is_term && !self.gate.is_claimed() {
-                self.over = Some(Over::Asked);
-            }
+        let read = || Some(self.signals.read_signal().ok()??.ssi_signo);
+        let has_term = has_term(std::iter::from_fn(read));
+        // Once there is a task, it can send this signal as well, and with the user's queue of signals
+        // used up it comes without a sender to tell. From then on the sandbox is ended over its
+        // channel, or by SIGKILL.
+        if has_term && !self.gate.is_claimed() {
+            self.over = Some(Over::Asked);
         }
     }
 
@@ -257,6 +263,7 @@ impl EventLoop {
             let started = exec.check_outcome();
             exec.ended(end, now);
             self.disk.look_for_room();
+            self.clients.wake_bridge();
             if let Some(started) = started.filter(|_| exec.attached) {
                 self.tell(&started);
             }
@@ -309,6 +316,12 @@ impl EventLoop {
             self.spawner.guard_score();
             if self.counters.needs_samples() && self.execs.running() > 0 {
                 self.counters.sample();
+            }
+        }
+        if now >= self.next_reserve && self.disk.can_fill_others() {
+            self.next_reserve = now + RESERVE_PAUSE;
+            if self.disk.has_reserve_only() {
+                self.begin_kill(Ending::EngineDiskFull, None);
             }
         }
         if self.execs.next_time().is_none_or(|at| at > now) {
@@ -382,5 +395,30 @@ impl EventLoop {
         kill_quietly(-1);
         self.send_to_client();
         over
+    }
+}
+
+/// Whether SIGTERM is among the next signals. What is not taken here is left for the next round.
+fn has_term(signals: impl Iterator<Item = u32>) -> bool {
+    let term = u32::try_from(Signal::SIGTERM as i32);
+    signals.take(MAX_SIGNALS).any(|signal| Ok(signal) == term)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::libc;
+
+    #[test]
+    fn signals_without_end_are_read_in_parts() {
+        let mut read = 0;
+        let endless = std::iter::repeat_with(|| {
+            read += 1;
+            libc::SIGCHLD.unsigned_abs()
+        });
+        assert!(!has_term(endless));
+        assert_eq!(read, MAX_SIGNALS);
+        let both = [libc::SIGCHLD, libc::SIGTERM];
+        assert!(has_term(both.iter().map(|signal| signal.unsigned_abs())));
     }
 }

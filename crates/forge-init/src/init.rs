@@ -72,6 +72,7 @@ pub(crate) fn run() -> io::Result<Over> {
         ends_at: now + UNCLAIMED,
         over: None,
         next_sample: now,
+        next_reserve: now,
         more_to_reap: false,
         clients: Clients::new(listeners::open()?),
     };

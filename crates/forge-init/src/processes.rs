@@ -1,34 +1,37 @@
 //! Ends every process of the sandbox, and knows that they are gone.
 //!
 //! `kill(-1)` reaches every process but PID 1 in one step that no fork can outrun, and says so when
-//! there is none left. One process may have to live: with a remote engine, the client speaks
-//! through `forge-init bridge`, which runs in the sandbox under the task's user. It is spared only
+//! there is none left. One process may have to live: where the client has no socket of the sandbox,
+//! it speaks through `forge-init bridge`, which the engine runs in the sandbox. It is spared only
 //! while it holds the connection that proved the secret: the kernel named its process id when it
 //! connected, and as long as the connection is open that process lives, so that its number cannot
 //! have passed to another. Any other bridge, which a task may have started, ends like the rest.
 //!
 //! A bridge that the engine runs under another user than the task's is out of the task's reach, and
-//! out of ours: it is not counted, because no process of the task can have another user or a parent
-//! outside of the sandbox.
+//! out of ours: it is not counted, because no process of the task has a parent outside of the
+//! sandbox.
 //!
 //! Where PID 1 is root, the task may have become any user, while PID 1 may not signal every user.
-//! It may become any as well, and does so for the moment of the signal, on its own thread.
+//! It may become any as well, and does so for the moment of the signal, on its own thread. A task
+//! that becomes the bridge's user may stop the bridge, which is let go on whenever there is an end to
+//! tell, or end it.
 //!
 //! With a process to spare, the others are ended one by one, in passes. A fork bomb may outrun
-//! that; after [`MAX_PASSES`] passes everything ends in one step, the bridge too, and the client
-//! connects anew.
+//! that; after [`MAX_PASSES`] passes that found more of it, or after [`PATIENCE`], everything ends in
+//! one step, the bridge too, and the client connects anew where that is safe.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc::SIGKILL;
+use nix::libc::{SIGCONT, SIGKILL};
 
 use crate::kernel::{kill_quietly, send_signal, with_real_user};
 
 /// How long the end of all processes is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Passes in which a process is spared.
+/// Passes with a process spared that may find new ones: more, and they fork faster than they are
+/// ended one by one.
 const MAX_PASSES: u32 = 64;
 /// Looks that must find nobody, where processes are looked for one by one.
 const QUIET_PASSES: u32 = 2;
@@ -42,6 +45,9 @@ pub(crate) struct KillRun {
     spared: Option<i32>,
     passes: u32,
     quiet: u32,
+    /// Killed one by one. On a busy machine, they take their time to be gone.
+    met: BTreeSet<i32>,
+    outrun: u32,
     /// Requests to answer when it is done.
     pub(crate) requests: Vec<u64>,
 }
@@ -54,6 +60,8 @@ impl KillRun {
             spared,
             passes: 0,
             quiet: 0,
+            met: BTreeSet::new(),
+            outrun: 0,
             requests: Vec::new(),
         }
     }
@@ -63,12 +71,17 @@ impl KillRun {
     /// The caller reaps between two calls. `bridge` is the bridge that holds the connection now.
     pub(crate) fn pass(&mut self, now: Instant, bridge: Option<i32>) -> Option<u32> {
         self.passes += 1;
-        if self.passes > MAX_PASSES || bridge != self.spared {
+        let late = now.duration_since(self.begun) >= PATIENCE;
+        if late || self.outrun > MAX_PASSES || bridge != self.spared {
             self.spared = None;
         }
         match self.spared {
             None => self.kill_all(now),
-            Some(spared) => self.kill_others(spared),
+            Some(spared) => {
+                // What it is spared for: to tell the client.
+                wake(spared);
+                self.kill_others(spared)
+            }
         }
     }
 
@@ -95,9 +108,13 @@ impl KillRun {
                 if send_signal(spared, 0) == Err(Errno::EPERM) {
                     // It has another user: the one step for all passes it by.
                     kill_quietly(-1);
-                } else {
-                    found.into_iter().for_each(kill_whosoever);
                 }
+                // That step reaches nobody who has become another user; to become the bridge's own
+                // for it would end the bridge.
+                found.iter().copied().for_each(kill_whosoever);
+                let met = self.met.len();
+                self.met.extend(found);
+                self.outrun += u32::from(self.met.len() > met);
             }
             // Without a list there is no way to spare anybody.
             None => self.spared = None,
@@ -122,9 +139,20 @@ fn kill_other_users() {
 
 /// Ends a process, also one of another user.
 fn kill_whosoever(pid: i32) {
-    match unreachable_user(pid) {
-        Some(user) => drop(with_real_user(user, || kill_quietly(pid))),
-        None => kill_quietly(pid),
+    signal_whosoever(pid, SIGKILL);
+}
+
+/// Lets a process go on that was stopped, also one of another user.
+pub(crate) fn wake(pid: i32) {
+    signal_whosoever(pid, SIGCONT);
+}
+
+/// Whoever is gone, or may not be signalled as anybody, is left as it is.
+fn signal_whosoever(pid: i32, signal: i32) {
+    if send_signal(pid, signal) == Err(Errno::EPERM)
+        && let Some(user) = user_of(pid)
+    {
+        let _left = with_real_user(user, || send_signal(pid, signal));
     }
 }
 
@@ -133,6 +161,10 @@ fn unreachable_user(pid: i32) -> Option<u32> {
     if send_signal(pid, 0) != Err(Errno::EPERM) {
         return None;
     }
+    user_of(pid)
+}
+
+fn user_of(pid: i32) -> Option<u32> {
     let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
     real_user(&status)
 }

@@ -11,6 +11,10 @@
 //!
 //! Programs of another architecture than the machine's are ended: their system calls have other
 //! numbers.
+//!
+//! Where programs can fill a disk that is not theirs alone, a second filter keeps them from reserving
+//! room there without writing: gigabytes are reserved within a millisecond, faster than anybody could
+//! look. Programs are told that the file system cannot do it, and write instead.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -62,9 +66,28 @@ const NOT_FOR_PID_1: [i64; 8] = [
     libc::SYS_sched_setaffinity,
 ];
 
+/// Modes of `fallocate` that give room back: `PUNCH_HOLE` with `KEEP_SIZE`, and `COLLAPSE_RANGE`.
+const GIVING_BACK: [u64; 2] = [0x3, 0x8];
+/// The same by `ioctl`: calls of XFS, most of which the kernel serves for every file system
+/// (`FS_IOC_RESVSP`, `FS_IOC_RESVSP64`, `FS_IOC_ZERO_RANGE`, `XFS_IOC_ALLOCSP` and its like), and
+/// the one that sets how much each write reserves (`FS_IOC_FSSETXATTR`).
+const RESERVING: [u8; 8] = [40, 42, 57, 10, 11, 36, 37, 32];
+/// The part of an `ioctl`'s number that says whose it is and which; above it stands a size.
+const IOCTL: u64 = 0xffff;
+/// `ioctl` by the x32 interface.
+#[cfg(target_arch = "x86_64")]
+const X32_IOCTL: i64 = X32 | 514;
+
 /// Puts the filter on all threads of this process and on all that they start from now on.
 pub(crate) fn confine() -> io::Result<()> {
     let program = program(highest_own_thread()?).map_err(io::Error::other)?;
+    seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
+}
+
+/// Keeps all threads of this process, and all that they start from now on, from reserving room on a
+/// disk without writing.
+pub(crate) fn refuse_reserving() -> io::Result<()> {
+    let program = against_reserving().map_err(io::Error::other)?;
     seccompiler::apply_filter_all_threads(&program).map_err(io::Error::other)
 }
 
@@ -80,13 +103,42 @@ fn highest_own_thread() -> io::Result<u64> {
 }
 
 fn program(highest: u64) -> Result<BpfProgram, seccompiler::BackendError> {
-    let filter = SeccompFilter::new(
-        rules(highest)?,
-        SeccompAction::Allow,
-        // 1 is EPERM on every architecture.
-        SeccompAction::Errno(1),
-        architecture(),
-    )?;
+    compile(rules(highest)?, libc::EPERM)
+}
+
+fn against_reserving() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut allocating = Vec::new();
+    for mode in GIVING_BACK {
+        let length = SeccompCmpArgLen::Dword;
+        let other = SeccompCondition::new(1, length, SeccompCmpOp::Ne, mode)?;
+        allocating.push(other);
+    }
+    let mut controls = Vec::new();
+    for number in RESERVING {
+        let (length, of_xfs) = (SeccompCmpArgLen::Dword, u64::from(b'X') << 8);
+        let number = of_xfs | u64::from(number);
+        let same = SeccompCondition::new(1, length, SeccompCmpOp::MaskedEq(IOCTL), number)?;
+        controls.push(SeccompRule::new(vec![same])?);
+    }
+    let allocating = vec![SeccompRule::new(allocating)?];
+    let mut rules = BTreeMap::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        rules.insert(libc::SYS_fallocate | X32, allocating.clone());
+        rules.insert(X32_IOCTL, controls.clone());
+    }
+    rules.insert(libc::SYS_fallocate, allocating);
+    rules.insert(libc::SYS_ioctl, controls);
+    compile(rules, libc::EOPNOTSUPP)
+}
+
+/// A filter that answers what the rules name with an error, and lets the rest pass.
+fn compile(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    errno: libc::c_int,
+) -> Result<BpfProgram, seccompiler::BackendError> {
+    let refusal = SeccompAction::Errno(errno.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, architecture())?;
     BpfProgram::try_from(filter)
 }
 
@@ -158,6 +210,11 @@ fn equal(index: u8, value: u64) -> Result<SeccompCondition, seccompiler::Backend
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno;
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
     use std::process::Command;
     use std::sync::mpsc::{Receiver, channel};
 
@@ -293,6 +350,57 @@ mod tests {
                     assert_eq!(result, -1, "{call} of {id}");
                 }
             }
+        });
+        confined.join().unwrap();
+    }
+
+    /// `struct space_resv` of the kernel, whose second word is where it counts from.
+    fn reserve_by_control(file: &File, number: u8) -> (i64, Errno) {
+        let space: [i64; 6] = [0, 0, 1 << 20, 0, 0, 0];
+        let control = (1_u64 << 30) | (48 << 16) | (u64::from(b'X') << 8) | u64::from(number);
+        // SAFETY: the array is as large as the number of the call says, and lives through it.
+        let result =
+            unsafe { libc::syscall(libc::SYS_ioctl, file.as_raw_fd(), control, space.as_ptr()) };
+        (result, Errno::last())
+    }
+
+    fn allocate(file: &File, mode: libc::c_int, length: i64) -> (i64, Errno) {
+        // SAFETY: fallocate takes numbers only.
+        let result =
+            unsafe { libc::syscall(libc::SYS_fallocate, file.as_raw_fd(), mode, 0_i64, length) };
+        (result, Errno::last())
+    }
+
+    #[test]
+    fn room_is_given_back_and_written_but_never_reserved() {
+        let confined = std::thread::spawn(|| {
+            let mut file = tempfile::tempfile().unwrap();
+            assert_eq!(allocate(&file, 0, 1 << 20).0, 0);
+            assert_eq!(reserve_by_control(&file, 42).0, 0);
+            let collapsed = allocate(&file, 8, 4096).0;
+            file.set_len(0).unwrap();
+            seccompiler::apply_filter(&against_reserving().unwrap()).unwrap();
+            let refused = (-1, Errno::EOPNOTSUPP);
+            for mode in [0, 1, 2, 0x10, 0x11, 0x20, 0x40, 0x80, 0xb] {
+                assert_eq!(allocate(&file, mode, 1 << 20), refused, "mode {mode:#x}");
+            }
+            for number in RESERVING {
+                assert_eq!(
+                    reserve_by_control(&file, number),
+                    refused,
+                    "number {number}"
+                );
+            }
+            assert_eq!(file.metadata().unwrap().blocks(), 0);
+            file.write_all(&[1; 1 << 16]).unwrap();
+            // What the C library makes of the refusal.
+            // SAFETY: posix_fallocate takes numbers only.
+            let result = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, 1 << 17) };
+            assert_eq!(result, 0);
+            assert!(file.metadata().unwrap().blocks() * 512 >= 1 << 17);
+            assert_eq!(allocate(&file, 8, 4096).0, collapsed);
+            assert_eq!(allocate(&file, 3, 1 << 16).0, 0);
+            assert!(file.metadata().unwrap().blocks() * 512 < 1 << 17);
         });
         confined.join().unwrap();
     }

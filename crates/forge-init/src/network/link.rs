@@ -33,6 +33,9 @@ const HALF_CLOSED: Duration = Duration::from_secs(10);
 const RESTING: Duration = Duration::from_secs(2);
 /// Bytes of a client that are read without a use, so that closing does not destroy what was sent.
 const MAX_UNHEARD: usize = 256 * 1024;
+/// Steps of one link before others have their turn: a client may send as fast as it is read, and
+/// what it sent meanwhile tells of itself again.
+const MAX_STEPS: usize = 16;
 /// Longest query over TCP; a question is never longer, and the rest is of no interest.
 const LONGEST_QUERY: usize = 1024;
 
@@ -213,7 +216,7 @@ impl Link {
         if self.deadline.is_some_and(|deadline| shared.now >= deadline) {
             return self.give_up(shared.now);
         }
-        loop {
+        for _ in 0..MAX_STEPS {
             let progress = match &mut self.stage {
                 Stage::Greeting(_) | Stage::Request(_) => self.hear(shared)?,
                 Stage::Questions(_) => self.resolve(shared)?,
@@ -229,9 +232,10 @@ impl Link {
                 Stage::Farewell(_) => self.farewell(shared)?,
             };
             if !progress {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     fn give_up(&mut self, now: Instant) -> Result<(), Over> {

@@ -249,3 +249,29 @@ fn links_that_are_no_tunnel_yet_cannot_be_spared() {
     assert_eq!(bench.advance(&mut link, SOON * 2), Ok(()));
     assert_eq!(link.spare_from(), Some(bench.begin + SOON * 2 + ANSWER));
 }
+
+#[test]
+fn a_client_that_asks_without_end_leaves_others_their_turn() {
+    // A question for the address of `a.test`, with its length in front.
+    let mut query = vec![0, 24, 1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend_from_slice(b"\x01a\x04test\0\0\x01\0\x01");
+    let queries = 2 * MAX_STEPS * LONGEST_QUERY / query.len();
+    let mut bench = Bench::new();
+    let (mut client, ours) = pair();
+    client.write_all(&query.repeat(queries)).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut link = Link::served(ours, Service::Resolver, bench.begin);
+    let mut turns = 0;
+    let over = loop {
+        turns += 1;
+        if let Err(over) = bench.advance(&mut link, Duration::ZERO) {
+            break over;
+        }
+    };
+    assert_eq!(over, Over::Closed);
+    assert!(turns > 2, "{turns}");
+    drop(link);
+    let mut answers = Vec::new();
+    client.read_to_end(&mut answers).unwrap();
+    assert_eq!(answers.len() / queries, query.len());
+}

@@ -180,10 +180,30 @@ fn status(device: &Path) -> io::Result<Info> {
 
 /// Takes its file away from a device: at once, or when whoever still uses it lets go.
 pub(super) fn detach(device: &Path) -> io::Result<()> {
-    let device = match open(device, true) {
+    match open(device, true) {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => clear(&other?),
+    }
+}
+
+/// The same for a device whose file, which was at `path`, is gone; nothing where the device has by
+/// now become somebody else's.
+pub(super) fn detach_from(device: &Path, path: &Path) -> io::Result<()> {
+    let Some(name) = device.file_name().filter(|name| is_loop(name)) else {
+        return Ok(());
+    };
+    // Held open over the look at it: until then it does not pass to another file.
+    let open = match open(device, true) {
         Err(error) if is_gone(&error) => return Ok(()),
         other => other?,
     };
+    if has_file_named(&Path::new(BLOCK_DEVICES).join(name), path) {
+        clear(&open)?;
+    }
+    Ok(())
+}
+
+fn clear(device: &File) -> io::Result<()> {
     // SAFETY: this request has no argument and touches no memory of ours.
     let done = unsafe { libc::ioctl(device.as_raw_fd(), CLEAR_FD as _) };
     match Errno::result(done) {

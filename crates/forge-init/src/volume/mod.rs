@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &[String]) -> io::Result<()> {
         }
         ["remove", pool, names @ ..] => match Pool::find(pool)? {
             Some(pool) => names.iter().try_for_each(|name| pool.remove(name)),
-            None => Ok(()),
+            None => names.iter().try_for_each(|name| remove_device(name)),
         },
         ["sweep", pool, seconds, kept @ ..] => match Pool::find(pool)? {
             Some(pool) => pool.sweep(Duration::from_secs(number(seconds)?), kept),
@@ -147,16 +147,16 @@ impl Pool {
     /// Takes away link, device and file, as far as they are there.
     fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.image(name)?;
-        // First: at no time may it lead to a device that has become somebody else's.
-        ignore_missing(std::fs::remove_file(Path::new(LINKS).join(name)))?;
-        ignore_missing(std::fs::remove_file(beside(name)))?;
+        let device = unlink(name)?;
         if let Some(_lock) = lock(&path, false)? {
             let image = open(&path, false)?;
-            // Before the file: without it nothing would lead to its device.
+            // Before the file: without it only the link would lead to its device.
             for device in loop_device::of(&image, &path)? {
                 loop_device::detach(&device)?;
             }
             ignore_missing(std::fs::remove_file(&path))?;
+        } else if let Some(device) = device {
+            loop_device::detach_from(&device, &path)?;
         }
         Ok(())
     }
@@ -199,12 +199,39 @@ impl Pool {
     }
 
     fn image(&self, name: &str) -> io::Result<PathBuf> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
-            return Err(io::Error::other(format!("{name:?} is not a name")));
-        }
-        Ok(self.path.join(format!("{name}{SUFFIX}")))
+        file_of(name).map(|file| self.path.join(file))
     }
+}
+
+/// The file of a name, which is one component of a path.
+fn file_of(name: &str) -> io::Result<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(io::Error::other(format!("{name:?} is not a name")));
+    }
+    Ok(format!("{name}{SUFFIX}"))
+}
+
+/// Takes away link and device of a file that is gone together with its pool.
+fn remove_device(name: &str) -> io::Result<()> {
+    let file = file_of(name)?;
+    match unlink(name)? {
+        Some(device) => loop_device::detach_from(&device, Path::new(&file)),
+        None => Ok(()),
+    }
+}
+
+/// Takes away a link before anything else of a name: at no time may it lead to a device that has
+/// become somebody else's. Gives where it led.
+fn unlink(name: &str) -> io::Result<Option<PathBuf>> {
+    let link = Path::new(LINKS).join(name);
+    let device = match std::fs::read_link(&link) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other.map_err(|error| about(link.display(), &error))?),
+    };
+    ignore_missing(std::fs::remove_file(&link))?;
+    ignore_missing(std::fs::remove_file(beside(name)))?;
+    Ok(device)
 }
 
 fn name_of(file: OsString) -> Option<String> {

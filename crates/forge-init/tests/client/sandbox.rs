@@ -5,8 +5,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{Client, PATIENCE, settings};
 
@@ -41,6 +45,7 @@ static NEXT_USER: AtomicU32 = AtomicU32::new(0);
 pub struct Sandbox {
     child: Child,
     folder: tempfile::TempDir,
+    bridges: Mutex<Vec<u32>>,
     pub user: u32,
 }
 
@@ -105,6 +110,7 @@ impl Sandbox {
         Self {
             child,
             folder,
+            bridges: Mutex::default(),
             user,
         }
     }
@@ -152,6 +158,7 @@ impl Sandbox {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        self.bridges.lock().unwrap().push(bridge.id());
         let (reader, writer) = (bridge.stdout.take().unwrap(), bridge.stdin.take().unwrap());
         std::thread::spawn(move || bridge.wait());
         Client::new(reader, writer, None)
@@ -196,7 +203,14 @@ impl Drop for Sandbox {
             let pid = self.init_pid().to_string();
             drop(Command::new("kill").args(["-KILL", &pid]).status());
         }
-        drop(self.child.wait());
+        // `nsenter` stops when the bridge does, be it late, and the kernel waits until it notices
+        // the end.
+        while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            for bridge in self.bridges.lock().unwrap().iter() {
+                let _is_gone = kill(Pid::from_raw(bridge.cast_signed()), Signal::SIGCONT);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// Detaches itself twice, ignores SIGTERM and holds standard output.
 const DAEMON: &str = "(trap '' TERM HUP INT; setsid sh -c '(trap \"\" TERM; exec sleep 1000) &') &";
+/// A deadline that leaves a program time to begin, however busy the machine is.
+const LATE_MS: u64 = 10_000;
 
 #[test]
 fn a_deadline_ends_what_ignores_it_and_all_that_it_left_behind() {
@@ -14,13 +16,13 @@ fn a_deadline_ends_what_ignores_it_and_all_that_it_left_behind() {
     let mut command = script(&format!(
         "{DAEMON} trap '' TERM; echo begun; while :; do sleep 1; done"
     ));
-    command.timeout_ms = 300;
+    command.timeout_ms = LATE_MS;
     command.grace_ms = 200;
     let begin = Instant::now();
     let outcome = client.run(&command);
     assert_eq!(outcome.stdout, b"begun\n");
     assert_eq!(outcome.report.ending, Ending::DeadlineExceeded);
-    assert!(begin.elapsed() >= Duration::from_millis(500));
+    assert!(begin.elapsed() >= Duration::from_millis(LATE_MS + 200));
     client.ping();
     assert_eq!(sandbox.processes(), Vec::<i32>::new());
 }
@@ -30,7 +32,7 @@ fn a_deadline_is_a_deadline_even_if_the_program_then_ends_well() {
     let (_sandbox, mut client) = Sandbox::claimed();
     let mut command =
         script("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done");
-    command.timeout_ms = 200;
+    command.timeout_ms = LATE_MS;
     command.grace_ms = 60_000;
     let outcome = client.run(&command);
     assert_eq!(outcome.stdout, b"ready\nbye\n");
@@ -134,7 +136,8 @@ fn a_workspace_that_grows_too_large_ends_everything() {
     client.ping();
     assert_eq!(sandbox.processes(), Vec::<i32>::new());
     let usage = client.usage();
-    assert!(usage.disk_peak > 19_000_000, "{usage:?}");
+    // It is looked at while it grows, so it may end anywhere past the limit.
+    assert!(usage.disk_peak > 8 << 20, "{usage:?}");
 }
 
 #[test]
@@ -162,7 +165,9 @@ fn a_bridge_that_proved_the_secret_survives_a_kill_and_no_other_does() {
     bridged.prove();
     let (exec, _) = bridged.start(&program(&["sleep", "1000"]));
     // A bridge that the task starts gets nothing from PID 1, and dies like the rest.
-    let (own, _) = bridged.start(&script("/.swe-forge/init bridge < /dev/zero; echo over"));
+    let (own, _) = bridged.start(&script(
+        "/.swe-forge/init bridge < /dev/zero 2> /dev/null; echo over",
+    ));
     assert!(matches!(bridged.receive(), Some(Incoming::Data(data)) if data.bytes == b"over\n"));
     assert_eq!(bridged.exited(own).ending, Ending::Exited(0));
     assert_eq!(bridged.kill_all(), 0);
@@ -180,7 +185,9 @@ fn a_bridge_that_proved_the_secret_survives_a_kill_and_no_other_does() {
         (sandbox.processes().len() == 1).then_some(())
     });
     assert_eq!(client.kill_all(), 0);
-    assert_eq!(sandbox.processes(), Vec::<i32>::new());
+    wait_until("its parent outside has noticed its end", || {
+        sandbox.processes().is_empty().then_some(())
+    });
 }
 
 #[test]
@@ -230,7 +237,10 @@ fn the_sandbox_ends_after_its_lifetime() {
     let mut short = settings();
     short.lifetime_seconds = 1;
     client.claim(short);
-    client.start(&program(&["sleep", "1000"]));
+    // Not waited for: the lifetime has begun, and may be over before it runs.
+    let exec = client.id();
+    let command = program(&["sleep", "1000"]);
+    client.send(&Request::Exec { exec, command });
     assert_eq!(sandbox.wait(), Some(124));
 }
 

@@ -102,6 +102,49 @@ fn processes_that_became_another_user_are_ended_too() {
 }
 
 #[test]
+fn a_bridge_outlives_programs_of_its_own_user() {
+    const USER: u32 = 65_533;
+    let (sandbox, _client) = claimed("");
+    let mut bridged = sandbox.bridge(USER);
+    bridged.start_ids_at(5000);
+    bridged.prove();
+    let text = format!("exec setpriv --reuid {USER} --regid {USER} --clear-groups sleep 1000");
+    let (exec, _) = bridged.start(&script(&text));
+    let line = format!("\nUid:\t{USER}\t");
+    wait_until("the program has become the bridge's user", || {
+        let status = |pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok();
+        let statuses = sandbox.processes().into_iter().filter_map(status);
+        (statuses.filter(|status| status.contains(&line)).count() == 2).then_some(())
+    });
+    assert_eq!(bridged.kill_all(), 0);
+    assert_eq!(bridged.exited(exec).ending, Ending::Killed);
+    assert_eq!(sandbox.processes().len(), 1, "the bridge and nobody else");
+    bridged.ping();
+}
+
+#[test]
+fn a_bridge_that_setup_stops_tells_the_end_all_the_same() {
+    const USER: u32 = 65_533;
+    let (sandbox, _client) = claimed("");
+    let mut bridged = sandbox.bridge(USER);
+    bridged.start_ids_at(5000);
+    bridged.prove();
+    let stop = |text: &str| {
+        let become_it = format!("exec setpriv --reuid {USER} --regid {USER} --clear-groups");
+        script(&format!("{become_it} sh -c '{text}'"))
+    };
+    let outcome = bridged.run(&stop("kill -STOP -1; exit 3"));
+    assert_eq!(outcome.report.ending, Ending::Exited(3));
+    // One that stops it again and again, until it is ended.
+    let mut command = stop("while :; do kill -STOP -1; done");
+    command.timeout_ms = 300;
+    let outcome = bridged.run(&command);
+    assert_eq!(outcome.report.ending, Ending::DeadlineExceeded);
+    bridged.ping();
+    assert_eq!(sandbox.processes().len(), 1, "the bridge and nobody else");
+}
+
+#[test]
 fn root_in_the_sandbox_does_not_reach_into_pid_one() {
     let (_sandbox, mut client) = claimed("");
     let text = "for file in mem maps environ auxv; do
