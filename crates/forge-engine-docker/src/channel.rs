@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +18,7 @@ use forge_core::{SandboxId, UserId};
 use forge_engine::channel::{Connector, Duplex};
 use forge_engine::{EngineError, EngineErrorKind, Operation};
 use forge_wire::{INIT_PATH, SOCKET_NAME};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -122,6 +123,12 @@ pub(crate) struct Outside {
 /// Lines of a dead PID 1 that go into an error.
 const LAST_LINES: &str = "5";
 const LAST_BYTES: usize = 2048;
+/// How long the engine may take to tell them.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+/// How long after a relay has ended the engine may find out that PID 1 has: the end of a sandbox is
+/// the end of its relay as well, and explains it.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+const END_PAUSE: Duration = Duration::from_millis(100);
 
 impl Outside {
     pub(crate) fn container(&self) -> String {
@@ -165,7 +172,34 @@ impl Outside {
         )
     }
 
-    /// The same from what the engine has said.
+    /// The error for a sandbox in which root could write everywhere, once its relay has ended. To
+    /// make another, the engine reads files of the sandbox without limit or deadline, and runs a
+    /// program there that would then be taken for `forge-init`.
+    pub(crate) fn sealed(&self) -> EngineError {
+        EngineError::new(
+            EngineErrorKind::Lost,
+            OPERATION,
+            self.id.as_str(),
+            "the relay into setup's sandbox ended, and is not made again: as root, setup may have \
+             changed what the engine would read and run for it",
+        )
+    }
+
+    /// Why a relay that is not made again has ended.
+    async fn end_of_relay(&self) -> Result<EngineError, EngineError> {
+        let deadline = Instant::now() + END_PATIENCE;
+        loop {
+            if let Some(cause) = self.cause_of_death().await? {
+                return Ok(cause);
+            }
+            if Instant::now() >= deadline {
+                return Ok(self.sealed());
+            }
+            tokio::time::sleep(END_PAUSE).await;
+        }
+    }
+
+    /// Why there is no use in trying any longer, from what the engine has said.
     pub(crate) async fn cause_in(&self, state: ContainerState) -> Option<EngineError> {
         if state.running == Some(true) && state.paused != Some(true) {
             return None;
@@ -201,8 +235,8 @@ impl Outside {
     }
 }
 
-/// The last lines a container's PID 1 printed; empty when they cannot be had, which is no reason
-/// to fail.
+/// The last lines a container's PID 1 printed; what could be had of them, which is no reason to
+/// fail.
 pub(crate) async fn last_words(client: &Client, container: &str) -> String {
     let options = LogsOptions {
         stdout: true,
@@ -210,14 +244,23 @@ pub(crate) async fn last_words(client: &Client, container: &str) -> String {
         tail: LAST_LINES.to_owned(),
         ..LogsOptions::default()
     };
-    let mut lines = client.docker.logs(container, Some(options));
+    first_of(client.docker.logs(container, Some(options))).await
+}
+
+/// The beginning of what a program printed, as far as it comes in time.
+async fn first_of<E>(lines: impl Stream<Item = Result<LogOutput, E>>) -> String {
+    let mut lines = std::pin::pin!(lines);
     let mut text = Vec::new();
-    while let Some(Ok(line)) = lines.next().await {
-        let line: LogOutput = line;
-        text.extend_from_slice(&line.into_bytes());
-        if text.len() > LAST_BYTES {
-            break;
+    let reading = async {
+        while let Some(Ok(line)) = lines.next().await {
+            text.extend_from_slice(&line.into_bytes());
+            if text.len() > LAST_BYTES {
+                break;
+            }
         }
+    };
+    if tokio::time::timeout(LAST_PATIENCE, reading).await.is_err() {
+        tracing::debug!("the engine does not tell all of what a container printed");
     }
     text.truncate(LAST_BYTES);
     String::from_utf8_lossy(&text).trim().to_owned()
@@ -300,17 +343,38 @@ impl Connector for SocketConnector {
     }
 }
 
-/// The user of the bridge, `nobody` in most images; what counts is that no task runs as it.
-const BRIDGE_USER: &str = "65534:65534";
+/// The user of the bridge, which no distribution has. One that setup's programs run as, such as
+/// `nobody`, 65534, would have the bridge ended together with what setup left running.
+const BRIDGE_USER: &str = "65533:65533";
 
 /// Connects through an exec of `forge-init bridge`, whose streams the engine relays.
 pub(crate) struct RelayConnector {
-    pub(crate) outside: Outside,
+    outside: Outside,
+    /// Set once programs of a root that may write everywhere have begun: what the engine reads and
+    /// runs for another relay is theirs from then on.
+    sealed: AtomicBool,
+}
+
+impl RelayConnector {
+    pub(crate) const fn new(outside: Outside) -> Self {
+        Self {
+            outside,
+            sealed: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes no relay from now on.
+    pub(crate) fn seal(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
 }
 
 #[async_trait]
 impl Connector for RelayConnector {
     async fn connect(&self) -> Result<Box<dyn Duplex>, EngineError> {
+        if self.sealed.load(Ordering::Acquire) {
+            return Err(self.outside.end_of_relay().await?);
+        }
         let Outside { client, id } = &self.outside;
         let config = ExecConfig {
             attach_stdin: Some(true),
@@ -369,6 +433,19 @@ mod tests {
             .filter(|&time| patience.failed(at(time)))
             .collect();
         assert_eq!(asked, [250, 1250, 2250]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_stops_telling_last_words_costs_none_that_it_told() {
+        let line = |text: &'static str| {
+            let message = bytes::Bytes::from_static(text.as_bytes());
+            Ok::<_, bollard::errors::Error>(LogOutput::StdErr { message })
+        };
+        let told = futures::stream::iter([line("one\n"), line("two\n")]);
+        let silent = told.chain(futures::stream::pending());
+        assert_eq!(first_of(silent).await, "one\ntwo");
+        let long = futures::stream::repeat_with(|| line("words\n"));
+        assert!(first_of(long).await.len() <= LAST_BYTES);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use forge_engine::{EngineError, EngineErrorKind, Operation};
 
+use crate::context::is_hex;
 use crate::failure::During;
 
 /// Room a socket's name needs behind the channel root: `/<16 digits>/init.sock` and a zero byte.
@@ -28,6 +29,17 @@ const NAME_FILES: [(&str, &str, &str); 3] = [
     ("hosts", HOSTS, "/etc/hosts"),
     ("resolv.conf", RESOLVER, "/etc/resolv.conf"),
 ];
+
+/// Digits of what tells a file that is being put in place from others.
+const NONCE_LENGTH: usize = 32;
+
+/// Whether a file has the name of one that is being put in place, or was when its maker ended.
+pub(crate) fn is_unplaced(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(name, nonce)| {
+        let is_ours = NAME_FILES.iter().any(|(ours, ..)| *ours == name);
+        is_ours && is_hex(nonce, NONCE_LENGTH)
+    })
+}
 
 /// The folder, closed to other users.
 #[derive(Debug, Clone)]

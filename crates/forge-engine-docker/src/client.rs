@@ -1,15 +1,18 @@
 //! A connection to one engine whose version is known and good.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error as BollardError;
-use bollard::models::SystemVersion;
+use bollard::models::{Network, SystemVersion};
+use bollard::query_parameters::ListNetworksOptions;
 
 use crate::endpoint::Endpoint;
-use crate::failure::{innermost, io_kind};
+use crate::failure::{innermost, io_kind, is_not_found};
 use crate::transport::{ApiVersion, Dialler, HOST_NAME, Transport};
 
 /// How long an engine may take to say which version it is.
@@ -18,6 +21,17 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// The same where the engine works on a whole image.
 const IMAGE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long what nobody waits for may hold up whoever does it beside something else.
+const PASSING: Duration = Duration::from_secs(3);
+
+/// Does something nobody waits for, as long as it takes next to no time: a removal that an engine
+/// under load does not get to is no reason to keep a run from going on.
+pub(crate) async fn in_passing(what: &str, work: impl Future<Output = ()>) {
+    if tokio::time::timeout(PASSING, work).await.is_err() {
+        tracing::debug!(what, "the engine is slow, and this is not waited for");
+    }
+}
 
 /// Why an engine at a place cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +129,34 @@ impl Client {
             version,
         })
     }
+
+    /// Removes every network of a name; success when there is none. An engine that is asked twice
+    /// at once may make two, and then knows neither by the name. All are tried, and the first
+    /// failure is told.
+    pub(crate) async fn remove_networks(&self, name: &str) -> Result<(), BollardError> {
+        let options = ListNetworksOptions {
+            filters: Some(HashMap::from([("name".to_owned(), vec![name.to_owned()])])),
+        };
+        let found = self.docker.list_networks(Some(options)).await?;
+        let mut result = Ok(());
+        for id in identifiers(found, name) {
+            let removed = match self.docker.remove_network(&id).await {
+                Err(error) if is_not_found(&error) => Ok(()),
+                other => other,
+            };
+            result = result.and(removed);
+        }
+        result
+    }
+}
+
+/// The identifiers of the networks of exactly this name: an engine finds every name that has it
+/// as a part.
+fn identifiers(networks: Vec<Network>, name: &str) -> impl Iterator<Item = String> {
+    networks
+        .into_iter()
+        .filter(move |network| network.name.as_deref() == Some(name))
+        .filter_map(|network| network.id)
 }
 
 fn docker(transport: Transport, timeout: Duration) -> Result<Docker, Refusal> {
@@ -171,6 +213,27 @@ mod tests {
     fn the_newest_version_that_both_know_is_used() {
         assert_eq!(agree(&version("1.41", "1.12")), Ok(ApiVersion::OLDEST));
         assert_eq!(agree(&version("1.99", "1.44")), Ok(ApiVersion::NEWEST));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_holds_up_for_a_moment_only() {
+        let start = tokio::time::Instant::now();
+        in_passing("a removal", std::future::pending()).await;
+        assert_eq!(start.elapsed(), PASSING);
+        let mut is_done = false;
+        in_passing("a removal", async { is_done = true }).await;
+        assert!(is_done);
+    }
+
+    #[test]
+    fn networks_of_a_name_are_all_that_have_it_and_no_other() {
+        let network = |name: &str, id: &str| Network {
+            name: Some(name.into()),
+            id: Some(id.into()),
+            ..Network::default()
+        };
+        let all = vec![network("a", "1"), network("a-b", "2"), network("a", "3")];
+        assert!(identifiers(all, "a").eq(["1", "3"]));
     }
 
     #[test]

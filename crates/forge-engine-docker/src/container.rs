@@ -8,9 +8,9 @@ use bollard::models::{
     Mount, MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use forge_core::limits::MEBIBYTE;
-use forge_core::ownership::keys;
+use forge_core::ownership::{Role, keys};
 use forge_core::sandbox::WORKSPACE;
-use forge_core::{Profile, SandboxSpec};
+use forge_core::{Limits, Profile, SandboxSpec};
 use forge_engine::PreparedImage;
 use forge_wire::{INIT_PATH, SOCKET_DIRECTORY};
 use sha2::{Digest, Sha256};
@@ -29,6 +29,11 @@ const OPEN_FILES: i64 = 16_384;
 const BYTES_PER_TMP_FILE: u64 = 8192;
 /// Shared memory; counts as memory of the sandbox.
 const SHARED_MEMORY: u64 = 64 * MEBIBYTE;
+/// The largest parts of a sandbox's memory that files in `/tmp` and shared memory may take. Where
+/// they can take all of it, filling them ends programs instead of being refused, and none can be
+/// started again for want of memory.
+const TMP_PART: u64 = 2;
+const SHARED_PART: u64 = 4;
 /// Seconds between SIGTERM and SIGKILL when somebody stops the container by hand.
 const STOP_SECONDS: i64 = 2;
 /// What root needs to install packages.
@@ -144,9 +149,9 @@ fn host_config(spec: &SandboxSpec, mounts: Vec<Mount>) -> HostConfig {
         // The task dies before anything else of the machine does.
         oom_score_adj: Some(500),
         ipc_mode: Some("private".to_owned()),
-        shm_size: Some(signed(SHARED_MEMORY)),
+        shm_size: Some(signed(shared_memory(limits))),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-        tmpfs: Some([("/tmp".to_owned(), tmp_options(limits.tmp_bytes))].into()),
+        tmpfs: Some([("/tmp".to_owned(), tmp_options(tmp_size(limits)))].into()),
         mounts: Some(mounts),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
@@ -186,11 +191,11 @@ fn confinement(spec: &SandboxSpec) -> HostConfig {
 }
 
 fn mounts(spec: &SandboxSpec, volumes: &[String], here: Option<Here<'_>>) -> Vec<Mount> {
-    let mut mounts = workspace::mounts(&spec.workspace, true);
-    mounts.extend(
-        spec.tests
-            .then(|| workspace::tests_mount(&spec.workspace, true)),
-    );
+    let mut mounts = workspace::mounts(&spec.workspace, &spec.ownership, true);
+    mounts.extend(spec.tests.then(|| {
+        let labels = spec.ownership.labels(Role::Tests);
+        workspace::tests_mount(&spec.workspace, labels, true)
+    }));
     // A volume that the image declares would be writable and count against nothing. One with our
     // name in its place, filled from the image, may be read-only; one without a name may not.
     let mut labels = spec.ownership.labels(spec.role);
@@ -240,6 +245,14 @@ fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
         read_only: Some(read_only),
         ..Mount::default()
     }
+}
+
+fn tmp_size(limits: &Limits) -> u64 {
+    limits.tmp_bytes.min(limits.memory_bytes / TMP_PART)
+}
+
+fn shared_memory(limits: &Limits) -> u64 {
+    SHARED_MEMORY.min(limits.memory_bytes / SHARED_PART)
 }
 
 /// Executable, because build systems run what they put there.
@@ -337,7 +350,7 @@ fn signed(value: u64) -> i64 {
 mod tests {
     use super::*;
     use forge_core::egress::EgressPolicy;
-    use forge_core::ownership::{Ownership, Role};
+    use forge_core::ownership::Ownership;
     use forge_core::{
         Attempt, Difficulty, OwnerId, PhaseName, RunId, SandboxId, SandboxNetwork, TaskId, UserId,
     };
@@ -404,6 +417,10 @@ mod tests {
         let mut seen = body(&[], None);
         let options = seen["HostConfig"]["SecurityOpt"].as_array_mut().unwrap();
         assert_eq!(options.pop().unwrap(), seccomp::option());
+        let mounts = seen["HostConfig"]["Mounts"].as_array_mut().unwrap();
+        for (mount, role) in mounts.iter_mut().zip(["workspace", "specification"]) {
+            assert_eq!(take_labels(mount)["swe-forge.role"], role);
+        }
         let labels = seen.as_object_mut().unwrap().remove("Labels").unwrap();
         assert_eq!(labels["swe-forge.owner"], "me");
         assert_eq!(labels["swe-forge.role"], "task");
@@ -411,6 +428,17 @@ mod tests {
         let expected: Value =
             serde_json::from_str(include_str!("../tests/container.json")).unwrap();
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn what_counts_as_memory_never_takes_all_of_it() {
+        let mut small = spec();
+        small.limits.memory_bytes = 128 * MEBIBYTE;
+        let seen = body_of(&small, &[], None);
+        assert_eq!(seen["HostConfig"]["ShmSize"], 32 * MEBIBYTE);
+        let options = seen["HostConfig"]["Tmpfs"]["/tmp"].as_str().unwrap();
+        let size = format!("size={}", 64 * MEBIBYTE);
+        assert!(options.split(',').any(|option| option == size), "{options}");
     }
 
     #[test]
@@ -497,12 +525,22 @@ mod tests {
     fn tests_are_a_read_only_volume_over_the_workspace() {
         let mut with = spec();
         with.tests = true;
-        let seen = body_of(&with, &[], None);
+        let mut seen = body_of(&with, &[], None);
+        let mount = &mut seen["HostConfig"]["Mounts"][2];
+        assert_eq!(take_labels(mount)["swe-forge.role"], "tests");
         let expected = json!({
             "Type": "volume", "Source": "swe-forge-tests-t-1", "Target": "/workspace/tests",
             "ReadOnly": true, "VolumeOptions": {"NoCopy": true}
         });
-        assert_eq!(seen["HostConfig"]["Mounts"][2], expected);
+        assert_eq!(*mount, expected);
+    }
+
+    /// What a volume would be made with where a mount's is gone; all of them have it alike.
+    fn take_labels(mount: &mut Value) -> Value {
+        let options = mount["VolumeOptions"].as_object_mut().unwrap();
+        let labels = options.remove("Labels").unwrap();
+        assert_eq!(labels["swe-forge.owner"], "me");
+        labels
     }
 
     #[test]

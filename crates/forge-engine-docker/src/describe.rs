@@ -18,10 +18,12 @@ pub(crate) struct Machine {
     pub(crate) remapped: bool,
     /// Containers are confined by labels of files: they cannot use a folder that was made here.
     pub(crate) labelled: bool,
+    /// What the engine would leave without the limit that it is asked for.
+    pub(crate) unlimited: Option<&'static str>,
 }
 
 impl Machine {
-    fn of(info: &SystemInfo) -> Self {
+    fn of(info: &SystemInfo, has_swap: bool) -> Self {
         let options = info.security_options.as_deref().unwrap_or_default();
         let has = |name: &str| {
             let is = |option: &String| option.split(',').next() == Some(name);
@@ -30,8 +32,36 @@ impl Machine {
         Self {
             remapped: has("name=userns") || has("name=rootless"),
             labelled: has("name=selinux"),
+            unlimited: unlimited(info, has_swap),
         }
     }
+}
+
+/// What an engine reports as without a limit is what it drops from requests with no more than a
+/// warning.
+fn unlimited(info: &SystemInfo, has_swap: bool) -> Option<&'static str> {
+    let limits = [
+        ("memory", info.memory_limit == Some(true)),
+        ("swap", info.swap_limit == Some(true) || !has_swap),
+        ("processes", info.pids_limit == Some(true)),
+    ];
+    let missing = limits.into_iter().find(|(_, limited)| !limited);
+    missing.map(|(what, _)| what)
+}
+
+/// Where the kernel tells how much swap there is.
+const MEMORY: &str = "/proc/meminfo";
+
+/// Whether this machine may swap; one that does not say so may.
+pub(crate) fn has_swap() -> bool {
+    std::fs::read_to_string(MEMORY).map_or(true, |memory| tells_of_swap(&memory))
+}
+
+fn tells_of_swap(memory: &str) -> bool {
+    let total = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("SwapTotal:"));
+    total.is_none_or(|total| total.trim() != "0 kB")
 }
 
 /// Where the probe's folder appears in its container.
@@ -46,7 +76,8 @@ impl DockerEngine {
         let (info, shares_disk) = futures::join!(self.info(), self.shares_disk());
         let (info, shares_disk) = (info?, shares_disk?);
         // A failure to set it means that another description was first with the same facts.
-        self.machine.set(Machine::of(&info)).ok();
+        let machine = Machine::of(&info, !shares_disk || has_swap());
+        self.machine.set(machine).ok();
         let endpoint = self.client.endpoint.to_string();
         let api_version = self.client.api_version.to_string();
         let version = &self.client.version;
@@ -68,7 +99,12 @@ impl DockerEngine {
     }
 
     pub(crate) async fn machine(&self) -> Result<Machine, EngineError> {
-        let ask = || async { Ok(Machine::of(&self.info().await?)) };
+        // On the heap: looking at the disk is large and would make every future above it so.
+        let look = || async {
+            let (info, shares_disk) = (self.info().await?, self.shares_disk().await?);
+            Ok(Machine::of(&info, !shares_disk || has_swap()))
+        };
+        let ask = || Box::pin(look());
         self.machine.get_or_try_init(ask).await.copied()
     }
 
@@ -200,5 +236,49 @@ fn description(
         data_root: info.docker_root_dir.unwrap_or_default(),
         shares_disk,
         warnings: info.warnings.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited() -> SystemInfo {
+        SystemInfo {
+            memory_limit: Some(true),
+            swap_limit: Some(true),
+            pids_limit: Some(true),
+            ..SystemInfo::default()
+        }
+    }
+
+    #[test]
+    fn what_an_engine_does_not_say_it_limits_is_unlimited() {
+        assert_eq!(Machine::of(&limited(), true).unlimited, None);
+        type Change = fn(&mut SystemInfo);
+        let cases: [(Change, &str); 3] = [
+            (|info| info.memory_limit = Some(false), "memory"),
+            (|info| info.swap_limit = None, "swap"),
+            (|info| info.pids_limit = None, "processes"),
+        ];
+        for (change, what) in cases {
+            let mut info = limited();
+            change(&mut info);
+            assert_eq!(Machine::of(&info, true).unlimited, Some(what));
+        }
+    }
+
+    #[test]
+    fn swap_needs_no_limit_where_there_is_none() {
+        let mut info = limited();
+        info.swap_limit = Some(false);
+        assert_eq!(Machine::of(&info, false).unlimited, None);
+        assert!(!tells_of_swap(
+            "MemTotal:  8 kB\nSwapTotal:             0 kB\n"
+        ));
+        assert!(tells_of_swap(
+            "MemTotal:  8 kB\nSwapTotal:          2048 kB\n"
+        ));
+        assert!(tells_of_swap(""));
     }
 }

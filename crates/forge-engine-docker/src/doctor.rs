@@ -6,6 +6,7 @@ use bollard::models::{SystemInfo, SystemVersion};
 use forge_engine::EngineError;
 use serde::Serialize;
 
+use crate::describe::has_swap;
 use crate::engine::DockerEngine;
 
 /// Whether the engine's machine has something.
@@ -39,6 +40,8 @@ struct Here {
     same_machine: bool,
     root: bool,
     loop_control: bool,
+    /// Whether it is known to have no swap.
+    swapless: bool,
     /// Whether the engine's data is on a file system of its own; `None` where it cannot be seen.
     own_data_disk: Option<bool>,
 }
@@ -54,6 +57,7 @@ impl DockerEngine {
             same_machine,
             root: nix::unistd::geteuid().is_root(),
             loop_control: std::path::Path::new("/dev/loop-control").exists(),
+            swapless: same_machine && !has_swap(),
             own_data_disk: same_machine
                 .then(|| has_own_disk(info.docker_root_dir.as_deref()?))
                 .flatten(),
@@ -71,7 +75,7 @@ fn findings(info: &SystemInfo, version: &SystemVersion, here: Here) -> Vec<Capab
     let mut findings = security(info);
     findings.extend(versions(info, version));
     findings.push(live_restore(info));
-    findings.extend(limits(info));
+    findings.extend(limits(info, here));
     findings.extend(disk(info, here));
     findings.push(sandboxed_runtime(info));
     findings
@@ -216,11 +220,11 @@ fn live_restore(info: &SystemInfo) -> CapabilityFinding {
         on,
         if on { "on" } else { "off" },
         "set `live-restore` in the engine's configuration: tasks then live on while the engine \
-         itself is restarted",
+         itself is restarted, but for those in setup",
     )
 }
 
-fn limits(info: &SystemInfo) -> Vec<CapabilityFinding> {
+fn limits(info: &SystemInfo, here: Here) -> Vec<CapabilityFinding> {
     let version = info
         .cgroup_version
         .map_or_else(|| "1".to_owned(), |version| version.to_string());
@@ -237,25 +241,32 @@ fn limits(info: &SystemInfo) -> Vec<CapabilityFinding> {
             "memory-limit",
             yes(info.memory_limit),
             "",
-            "enable the memory controller: boot with cgroup_enable=memory",
+            "enable the memory controller: boot with cgroup_enable=memory; no sandbox can be made \
+             without it",
         ),
         finding(
             "swap-limit",
-            yes(info.swap_limit),
-            "",
-            "boot with swapaccount=1, or turn swap off: a task could use swap beyond its memory",
+            yes(info.swap_limit) || here.swapless,
+            if here.swapless {
+                "the machine has no swap"
+            } else {
+                ""
+            },
+            "boot with swapaccount=1, or turn swap off where this is run on the engine's machine; \
+             no sandbox can be made while a task could use swap beyond its memory",
         ),
         finding(
             "cpu-quota",
             yes(info.cpu_cfs_quota),
             "",
-            "use a kernel with CONFIG_CFS_BANDWIDTH",
+            "use a kernel with CONFIG_CFS_BANDWIDTH; no sandbox can be made without it",
         ),
         finding(
             "pids-limit",
             yes(info.pids_limit),
             "",
-            "enable the pids controller: nothing else stops a fork bomb",
+            "enable the pids controller: nothing else stops a fork bomb, and no sandbox can be \
+             made without it",
         ),
     ]
 }
@@ -358,7 +369,8 @@ fn sandboxed_runtime(info: &SystemInfo) -> CapabilityFinding {
         "sandboxed-runtime",
         strong,
         format!("runtimes: {}", names.join(", ")),
-        "install gVisor (runsc) or Kata for input that is known to be hostile",
+        "a runtime with a kernel of its own confines hostile input further; docs/operators.md says what \
+         it needs",
     )
 }
 
@@ -416,6 +428,16 @@ mod tests {
             let silent = finding.status == CapabilityStatus::Missing && finding.remedy.is_empty();
             assert!(!silent, "no remedy for {}", finding.name);
         }
+    }
+
+    #[test]
+    fn swap_that_is_not_there_needs_no_limit() {
+        let here = Here {
+            swapless: true,
+            ..Here::default()
+        };
+        let all = findings(&SystemInfo::default(), &version("1.3.3"), here);
+        assert_eq!(status(&all, "swap-limit"), CapabilityStatus::Available);
     }
 
     #[test]

@@ -95,8 +95,6 @@ pub struct DockerEngine {
     /// One image is prepared at a time: two at once would do the same work twice.
     pub(crate) preparing: tokio::sync::Mutex<()>,
     declared_volumes: Mutex<HashMap<String, Arc<[String]>>>,
-    /// Those that are there, and whether with a place for tests.
-    workspaces: Mutex<HashMap<SandboxId, bool>>,
     shades: Mutex<HashMap<SandboxId, usize>>,
 }
 
@@ -128,7 +126,6 @@ impl DockerEngine {
             shares_disk: OnceCell::new(),
             preparing: tokio::sync::Mutex::new(()),
             declared_volumes: Mutex::default(),
-            workspaces: Mutex::default(),
             shades: Mutex::default(),
         })
     }
@@ -142,14 +139,6 @@ impl DockerEngine {
         lock(&self.declared_volumes).get(runnable).cloned()
     }
 
-    pub(crate) fn remember_workspace(&self, id: &SandboxId, tests: bool) {
-        lock(&self.workspaces).insert(id.clone(), tests);
-    }
-
-    pub(crate) fn forget_workspace(&self, id: &SandboxId) {
-        lock(&self.workspaces).remove(id);
-    }
-
     /// Remembers how many volumes shade those an image declares, so that destroying need not ask.
     pub(crate) fn remember_shades(&self, id: &SandboxId, count: usize) {
         lock(&self.shades).insert(id.clone(), count);
@@ -161,12 +150,6 @@ impl DockerEngine {
 
     pub(crate) fn forget_shades(&self, id: &SandboxId) {
         lock(&self.shades).remove(id);
-    }
-
-    /// Whether it is there, with a place for `tests` where they are asked for.
-    pub(crate) fn knows_workspace(&self, id: &SandboxId, tests: bool) -> bool {
-        let known = lock(&self.workspaces).get(id).copied();
-        known.is_some_and(|has_tests| has_tests || !tests)
     }
 }
 
@@ -198,14 +181,16 @@ pub(crate) fn environment_map(lines: &[String]) -> BTreeMap<String, String> {
 
 #[async_trait]
 impl Inventory for DockerEngine {
-    /// Removes folders of sockets that sandboxes of this installation have left as well, see
-    /// `sweep_channels`.
     async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
         self.list_objects(owner).await
     }
 
     async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
         self.remove_object(object).await
+    }
+
+    async fn sweep(&self) {
+        self.sweep_machine().await;
     }
 }
 

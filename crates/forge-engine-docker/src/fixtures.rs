@@ -20,7 +20,7 @@ use tokio_util::io::{ReaderStream, SyncIoBridge};
 
 use crate::engine::DockerEngine;
 use crate::failure::{During, engine_error, is_not_found};
-use crate::names::Volumes;
+use crate::names::{SPECIFICATION_DIGEST, Volumes};
 use crate::stager::Stager;
 use crate::workspace::tests_mount;
 
@@ -62,8 +62,13 @@ impl Fixtures for DockerEngine {
         }
         let mut labels: std::collections::BTreeMap<_, _> = volume.labels.into_iter().collect();
         labels.insert(keys::ROLE.to_owned(), Role::Stager.to_string());
+        // A volume that was made anew is not the one that these tell of.
+        let mut of_mount = labels.clone();
+        of_mount.remove(SPECIFICATION_DIGEST);
+        of_mount.insert(keys::ROLE.to_owned(), Role::Tests.to_string());
         let make = || {
-            let (labels, mounts) = (labels.clone(), vec![tests_mount(id, false)]);
+            let mounts = vec![tests_mount(id, of_mount.clone(), false)];
+            let labels = labels.clone();
             Stager::create(&self.client, labels, &image.runnable, mounts, OPERATION)
         };
         let stager = match make().await {

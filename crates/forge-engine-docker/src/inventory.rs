@@ -8,6 +8,7 @@ use bollard::query_parameters::{
     InspectContainerOptions, KillContainerOptions, ListContainersOptions, ListNetworksOptions,
     ListVolumesOptions, RemoveContainerOptions,
 };
+use forge_core::ownership::keys;
 use forge_core::{OwnerId, SandboxId};
 use forge_engine::{EngineError, EngineErrorKind, FoundObject, ObjectKind, Operation};
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use crate::channel::ChannelFolder;
 use crate::engine::DockerEngine;
 use crate::failure::{During, engine_error, is_conflict, is_not_found};
-use crate::names::{SHADE_OF, container, owner_filter, sandbox_of, shade};
+use crate::names::{SHADE_OF, container, is_ours, owner_filter, sandbox_of, shade, shades};
 
 /// How long somebody else's removal of the same container is waited for.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,12 +29,15 @@ impl DockerEngine {
         self.remove_container(&container(id)).await?;
         self.detach(id).await;
         // Only now: the socket is the way of whoever still uses the sandbox.
-        ChannelFolder::of(self.channel_root.path(), id)
+        let folder = ChannelFolder::of(self.channel_root.path(), id)
             .remove()
-            .during(Operation::Destroy, id.as_str())?;
-        self.remove_shades(id).await?;
-        self.forget_shades(id);
-        Ok(())
+            .during(Operation::Destroy, id.as_str());
+        // Also when that failed: the container is gone, and nobody would come for them again.
+        let shades = self.remove_shades(id).await;
+        if shades.is_ok() {
+            self.forget_shades(id);
+        }
+        folder.and(shades)
     }
 
     async fn remove_shades(&self, id: &SandboxId) -> Result<(), EngineError> {
@@ -52,7 +56,9 @@ impl DockerEngine {
         let label = format!("{SHADE_OF}={id}");
         let filters = HashMap::from([("label".to_owned(), vec![label])]);
         let found = self.list_volumes(filters).await?;
-        Ok(found.into_iter().map(|volume| volume.name).collect())
+        let names = found.into_iter().map(|volume| volume.name);
+        let ours = shades(id);
+        Ok(names.filter(|name| name.starts_with(&ours)).collect())
     }
 
     async fn remove_container(&self, name: &str) -> Result<(), EngineError> {
@@ -148,14 +154,20 @@ impl DockerEngine {
         )?;
         found.extend(volumes);
         found.extend(networks);
+        found.retain(|object| {
+            let own = object.label(keys::OWNER) == Some(self.owner.as_str());
+            is_ours(&object.name, own)
+        });
+        // Those were judged by their names already, which are of another kind.
         found.extend(snapshots);
-        // Left folders on this machine are no objects of the engine, so that nobody could ask for
-        // their removal. Whoever looks for what is left must not have to know of them.
-        if owner.is_none_or(|owner| *owner == self.owner) {
-            Box::pin(self.sweep_channels()).await;
-            self.sweep_pool().await;
-        }
         Ok(found)
+    }
+
+    /// Left folders and files on this machine are no objects of the engine, so that nobody could
+    /// ask for their removal.
+    pub(crate) async fn sweep_machine(&self) {
+        Box::pin(self.sweep_channels()).await;
+        self.sweep_pool().await;
     }
 
     pub(crate) async fn list_containers(
@@ -225,10 +237,10 @@ impl DockerEngine {
             },
             ObjectKind::Image => self.remove_snapshot(&object.name).await,
             ObjectKind::Volume => self.remove_volume(&object.name).await,
-            ObjectKind::Network => match self.client.docker.remove_network(&object.name).await {
-                Err(error) if is_not_found(&error) => Ok(()),
-                other => other.during(Operation::Destroy, &object.name),
-            },
+            ObjectKind::Network => {
+                let removed = self.client.remove_networks(&object.name).await;
+                removed.during(Operation::Destroy, &object.name)
+            }
         }
     }
 }

@@ -3,6 +3,8 @@
 use forge_core::SandboxId;
 use forge_core::ownership::keys;
 
+use crate::context::is_hex;
+
 /// Digest of the specification an object was made from.
 pub(crate) const SPECIFICATION_DIGEST: &str = "swe-forge.spec";
 /// On a prepared image: the identifier of the image it was made from.
@@ -39,6 +41,11 @@ pub(crate) const DISK_REPOSITORY: &str = "swe-forge/disk";
 pub(crate) const DISK_IMAGE_ROLE: &str = "disk-image";
 /// First part of the names of base images; these are built here, never pulled.
 pub(crate) const BASE_IMAGES: &str = "swe-forge/";
+
+/// First part of every name that is given here to what can be removed by it.
+const OURS: &str = "swe-forge-";
+/// Digits of the identifier that stands for a name.
+const IDENTIFIER: usize = 64;
 
 const CONTAINER: &str = "swe-forge-task-";
 const WORKSPACE: &str = "swe-forge-workspace-";
@@ -95,7 +102,20 @@ pub(crate) fn is_workspace(volume: &str) -> bool {
 
 /// The volume that shades the one with this number of those an image declares.
 pub(crate) fn shade(id: &SandboxId, number: usize) -> String {
-    format!("swe-forge-shade-{id}-{number}")
+    format!("{}{number}", shades(id))
+}
+
+/// First part of the names of all that shade for a sandbox.
+pub(crate) fn shades(id: &SandboxId) -> String {
+    format!("swe-forge-shade-{id}-")
+}
+
+/// Whether what carries an owner label is ours by its name as well. The label alone says nothing: a
+/// container inherits those of its image, which anybody may write, and one that somebody runs from
+/// a snapshot has ours. With `own`, the label of this installation, an identifier will do: the name
+/// of a container is taken away before the container is.
+pub(crate) fn is_ours(name: &str, own: bool) -> bool {
+    name.starts_with(OURS) || (own && is_hex(name, IDENTIFIER))
 }
 
 /// A filter that finds what carries an owner label: of `owner`, or of anybody.
@@ -117,5 +137,22 @@ mod tests {
         assert_eq!(sandbox_of(&container(&id)), Some(id));
         assert_eq!(sandbox_of("somebody-elses"), None);
         assert_eq!(sandbox_of("swe-forge-task-../x"), None);
+    }
+
+    #[test]
+    fn only_what_has_a_name_of_ours_is_ours_but_for_what_is_losing_its_name() {
+        let id = SandboxId::new("a").unwrap();
+        let volumes = Volumes::of(&id);
+        let names = volumes.all(true).map(str::to_owned);
+        let others = [container(&id), egress_name("x"), shade(&id, 0)];
+        for name in names.chain(others) {
+            assert!(is_ours(&name, false), "{name}");
+        }
+        for name in ["eager_pike", "swe-forge", "my-swe-forge-task-a", ""] {
+            assert!(!is_ours(name, true), "{name}");
+        }
+        let identifier = "0a".repeat(32);
+        assert!(is_ours(&identifier, true) && !is_ours(&identifier, false));
+        assert!(!is_ours(&identifier[1..], true) && !is_ours(&"xy".repeat(32), true));
     }
 }

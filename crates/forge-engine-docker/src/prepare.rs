@@ -4,6 +4,7 @@
 //! nothing copied in, so preparing costs nothing when it matters.
 
 mod accounts;
+mod trusted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,31 +13,23 @@ use bollard::models::{ContainerConfig, ImageConfig, ImageInspect};
 use bollard::query_parameters::CommitContainerOptions;
 use forge_core::ownership::keys;
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
-use forge_wire::{CERTIFICATES_PATH, INIT_PATH};
+use forge_wire::INIT_PATH;
 use sha2::{Digest, Sha256};
 
-use crate::archive::{Archive, only_file};
+use crate::archive::Archive;
 use crate::context::hex;
 use crate::engine::{DockerEngine, environment_map};
 use crate::failure::{During, engine_error, is_not_found};
 use crate::names::{BASE_IMAGES, IMAGE_OF, PREPARED_AS, PREPARED_REPOSITORY, PREPARED_ROLE};
 use crate::reference;
 use crate::stager::Stager;
+use trusted::Trusted;
 
 /// Grows when what is put into prepared images changes.
-const REVISION: u32 = 6;
-/// Where distributions keep the authorities that programs trust, in one file.
-const BUNDLES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
-/// A longer bundle is not one.
-const BUNDLE_LIMIT: usize = 4 << 20;
-/// What Debian's tools add to the bundle whenever they write it anew.
-const LOCAL_AUTHORITIES: &str = "/usr/local/share/ca-certificates/swe-forge.crt";
+const REVISION: u32 = 7;
 /// Cargo reads the configuration of every folder above the one it works in.
-const CARGO_CONFIG: &str = "/.cargo/config.toml";
+const CARGO_FOLDER: &str = ".cargo";
+const CARGO_CONFIG: &str = ".cargo/config.toml";
 /// Variables of an image that are not handed on to commands: they make every program load or run
 /// something first, so a reference image that sets one would change what a verdict means. An
 /// image that needs a library path keeps it; `LD_LIBRARY_PATH` alone runs nothing.
@@ -214,9 +207,9 @@ impl DockerEngine {
         cargo_config: Option<&str>,
     ) -> Result<(), EngineError> {
         // First of all: to send a file, the engine looks up its owner, in the image's own lists.
-        let lists = accounts::to_replace(&self.client, stager, operation, reference).await?;
+        let lists = accounts::to_replace(stager, operation, reference).await?;
         let trusted = match &self.certificates {
-            Some(certificates) => Some(trusted(stager, certificates).await?),
+            Some(certificates) => Some(Trusted::find(stager, certificates).await?),
             None => None,
         };
         let archive = layer(&self.init.bytes, trusted.as_ref(), cargo_config, &lists);
@@ -304,44 +297,6 @@ fn absent(reference: &str, message: String) -> EngineError {
     EngineError::new(EngineErrorKind::NotFound, OPERATION, reference, message)
 }
 
-/// The operator's authorities beside those that an image trusts.
-struct Trusted {
-    /// The operator's.
-    own: Arc<[u8]>,
-    /// Both, and the file of the image that they take the place of.
-    bundle: Option<(&'static str, Vec<u8>)>,
-}
-
-async fn trusted(stager: &Stager<'_>, own: &Arc<[u8]>) -> Result<Trusted, EngineError> {
-    let mut bundle = None;
-    for path in BUNDLES {
-        let archive = match stager.get(path, BUNDLE_LIMIT).await {
-            Ok(archive) => archive,
-            Err(error)
-                if matches!(
-                    error.kind,
-                    EngineErrorKind::NotFound | EngineErrorKind::Corrupt
-                ) =>
-            {
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        // A link leads to one of the other paths, or to a file for one program only.
-        if let Ok(mut both) = only_file(&archive, BUNDLE_LIMIT as u64) {
-            // A snapshot's has them from the image that it was made from.
-            if !both.windows(own.len().max(1)).any(|part| part == &own[..]) {
-                both.push(b'\n');
-                both.extend_from_slice(own);
-            }
-            bundle = Some((path, both));
-            break;
-        }
-    }
-    let own = own.clone();
-    Ok(Trusted { own, bundle })
-}
-
 /// What is put on top of an image. Entries replace what has their name, links above all, so an
 /// image cannot divert them.
 fn layer(
@@ -363,20 +318,11 @@ fn layer(
     archive.folder("workspace", 0o755, None)?;
     archive.folder("tmp", 0o1777, None)?;
     if let Some(trusted) = trusted {
-        let both = trusted
-            .bundle
-            .as_ref()
-            .map(|(path, both)| (path, &both[..]));
-        // Programs are pointed to this file instead of their own, so it must hold those as well.
-        let all = both.map_or(&trusted.own[..], |(_, both)| both);
-        archive.file(inside(CERTIFICATES_PATH), 0o644, all)?;
-        if let Some((path, both)) = both {
-            archive.file(inside(path), 0o644, both)?;
-        }
-        archive.file(inside(LOCAL_AUTHORITIES), 0o644, &trusted.own)?;
+        trusted.add_to(&mut archive)?;
     }
     if let Some(config) = cargo_config {
-        archive.file(inside(CARGO_CONFIG), 0o644, config.as_bytes())?;
+        archive.folder(CARGO_FOLDER, 0o755, None)?;
+        archive.file(CARGO_CONFIG, 0o644, config.as_bytes())?;
     }
     for (path, contents) in lists {
         archive.file(inside(path), 0o644, contents)?;
@@ -685,45 +631,43 @@ mod tests {
 
     #[test]
     fn authorities_and_configuration_stand_where_programs_look() {
-        let trusted = Trusted {
+        let trusted = |local, bundle: Option<&str>| Trusted {
             own: Arc::from(*b"OWN"),
-            bundle: Some((BUNDLES[0], b"IMAGE\nOWN".to_vec())),
+            bundle: bundle.map(|text| ("/etc/ssl/certs/ca-certificates.crt", text.into())),
+            local,
         };
-        let files = |archive: bytes::Bytes| {
-            use std::io::Read;
-            let mut archive = tar::Archive::new(&archive[..]);
-            let entries = archive.entries().unwrap().map(|entry| {
-                let mut entry = entry.unwrap();
-                let mut text = String::new();
-                let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
-                entry.read_to_string(&mut text).unwrap();
-                (path, text)
-            });
-            entries.collect::<BTreeMap<_, _>>()
-        };
-        let all = files(
-            layer(
-                b"init",
-                Some(&trusted),
-                Some("[net]"),
-                &[("/etc/group", b"g".to_vec())],
-            )
-            .unwrap(),
-        );
+        let groups = [("/etc/group", b"g".to_vec())];
+        let both = trusted(true, Some("IMAGE\nOWN"));
+        let all = contents(&layer(b"init", Some(&both), Some("[net]"), &groups).unwrap());
         assert_eq!(all[".swe-forge/certificates.pem"], "IMAGE\nOWN");
         assert_eq!(all["etc/ssl/certs/ca-certificates.crt"], "IMAGE\nOWN");
         assert_eq!(all["usr/local/share/ca-certificates/swe-forge.crt"], "OWN");
         assert_eq!(all[".cargo/config.toml"], "[net]");
+        // Whatever an image has there gives way.
+        assert!(all.contains_key(".cargo/"));
         assert_eq!(all["etc/group"], "g");
-        let alone = Trusted {
-            bundle: None,
-            ..trusted
-        };
-        let all = files(layer(b"init", Some(&alone), None, &[]).unwrap());
+        let alone = trusted(false, None);
+        let all = contents(&layer(b"init", Some(&alone), None, &[]).unwrap());
         assert_eq!(all[".swe-forge/certificates.pem"], "OWN");
-        assert!(!all.contains_key(".cargo/config.toml"));
-        let plain = files(layer(b"init", None, None, &[]).unwrap());
+        for absent in [".cargo/", "usr/local/share/ca-certificates/swe-forge.crt"] {
+            assert!(!all.contains_key(absent), "{absent}");
+        }
+        let plain = contents(&layer(b"init", None, None, &[]).unwrap());
         assert!(!plain.contains_key(".swe-forge/certificates.pem"));
+    }
+
+    /// What an archive holds, by path.
+    fn contents(archive: &[u8]) -> BTreeMap<String, String> {
+        use std::io::Read;
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut text = String::new();
+            let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+            entry.read_to_string(&mut text).unwrap();
+            (path, text)
+        });
+        entries.collect()
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::container::{Here, create_body, lacks_cores};
 use crate::egress::{self, SandboxEgress};
 use crate::engine::DockerEngine;
 use crate::failure::{During, engine_error, is_conflict, is_not_found};
-use crate::names::{EGRESS_FOLDER, SPECIFICATION_DIGEST, Volumes, container};
+use crate::names::{EGRESS_FOLDER, SPECIFICATION_DIGEST, container};
 
 /// How a container came to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,14 @@ enum Found {
     Unstarted,
     /// Started by an earlier attempt, and perhaps claimed.
     Started,
+}
+
+/// How a sandbox is spoken to.
+enum Way {
+    /// By the socket in a folder of this machine.
+    Socket(ChannelFolder),
+    /// Through the engine, into a sandbox of this profile.
+    Relay(Profile),
 }
 
 /// How long an earlier attempt or a removal of the same name, which the engine still has in
@@ -61,6 +69,7 @@ impl DockerEngine {
         secret: &Secret,
     ) -> Result<DockerSandbox, EngineError> {
         const OPERATION: Operation = Operation::Create;
+        self.check_limits(&spec.id).await?;
         let (volumes, (), (), attachment) = futures::try_join!(
             self.declared_volumes(&image.runnable),
             self.check_workspace(&spec.workspace, spec.tests),
@@ -95,12 +104,7 @@ impl DockerEngine {
                 .reset(spec.user)
                 .during(OPERATION, spec.id.as_str())?;
         }
-        if found != Found::Started {
-            let options = None::<StartContainerOptions>;
-            let name = container(&spec.id);
-            let started = self.client.docker.start_container(&name, options).await;
-            started.map_err(|error| refused(spec, error))?;
-        }
+        self.start(spec, found).await?;
         let settings = Settings {
             workspace: WORKSPACE.to_owned(),
             disk_limit: spec.limits.disk_bytes,
@@ -111,8 +115,49 @@ impl DockerEngine {
         let egress = self
             .egress_of(&spec.id, |key| labels.get(key).cloned())
             .await;
-        self.connect_sandbox(&spec.id, secret, folder, Some(settings), egress)
+        let way = match folder {
+            Some(folder) => Way::Socket(folder),
+            None => Way::Relay(spec.profile),
+        };
+        self.connect_sandbox(&spec.id, secret, way, Some(settings), egress)
             .await
+    }
+
+    /// An engine makes a container without the limits that its machine cannot set, and only warns.
+    async fn check_limits(&self, id: &SandboxId) -> Result<(), EngineError> {
+        let Some(what) = self.machine().await?.unlimited else {
+            return Ok(());
+        };
+        Err(EngineError::new(
+            EngineErrorKind::Unsupported,
+            Operation::Create,
+            id.as_str(),
+            format!(
+                "the engine's machine does not limit {what}; `swe-forge doctor` says how to \
+                 change that"
+            ),
+        ))
+    }
+
+    async fn start(&self, spec: &SandboxSpec, found: Found) -> Result<(), EngineError> {
+        match (found, spec.profile) {
+            (Found::New | Found::Unstarted, _) => {}
+            (Found::Started, Profile::Run) => return Ok(()),
+            // It can be reached by a relay alone, which may be made no more.
+            (Found::Started, Profile::Build) => {
+                return Err(EngineError::new(
+                    EngineErrorKind::Conflict,
+                    Operation::Create,
+                    spec.id.as_str(),
+                    "it was started before, and as root its setup may have changed what the \
+                     engine would read and run to reach it",
+                ));
+            }
+        }
+        let options = None::<StartContainerOptions>;
+        let name = container(&spec.id);
+        let started = self.client.docker.start_container(&name, options).await;
+        started.map_err(|error| refused(spec, error))
     }
 
     pub(crate) async fn open_sandbox(
@@ -130,11 +175,19 @@ impl DockerEngine {
         if let Some(cause) = outside.cause_in(found.state.unwrap_or_default()).await {
             return Err(cause);
         }
+        let host_config = found.host_config.unwrap_or_default();
+        if host_config.readonly_rootfs != Some(true) {
+            return Err(outside.sealed());
+        }
         let egress = self.egress_of(id, |key| labels.get(key).cloned()).await;
         // A sandbox made without a shared disk has no folder, however the disk is now.
         let folder = ChannelFolder::of(self.channel_root.path(), id);
-        let folder = (self.shares_folders().await? && folder.exists()).then_some(folder);
-        self.connect_sandbox(id, secret, folder, None, egress).await
+        let way = if self.shares_folders().await? && folder.exists() {
+            Way::Socket(folder)
+        } else {
+            Way::Relay(Profile::Run)
+        };
+        self.connect_sandbox(id, secret, way, None, egress).await
     }
 
     fn outside(&self, id: &SandboxId) -> Outside {
@@ -160,29 +213,6 @@ impl DockerEngine {
         let volumes = crate::prepare::declared_volumes(image);
         self.remember_volumes(runnable, volumes.clone());
         Ok(volumes)
-    }
-
-    /// An engine makes a volume that is missing, without labels or owner, and says nothing.
-    async fn check_workspace(&self, id: &SandboxId, tests: bool) -> Result<(), EngineError> {
-        if self.knows_workspace(id, tests) {
-            return Ok(());
-        }
-        for name in Volumes::of(id).all(tests) {
-            match self.client.docker.inspect_volume(name).await {
-                Ok(_) => {}
-                Err(error) if is_not_found(&error) => {
-                    return Err(EngineError::new(
-                        EngineErrorKind::NotFound,
-                        Operation::Create,
-                        id.as_str(),
-                        format!("its workspace is not there: no volume {name}"),
-                    ));
-                }
-                Err(error) => return Err(engine_error(Operation::Create, name, error)),
-            }
-        }
-        self.remember_workspace(id, tests);
-        Ok(())
     }
 
     /// Makes the container, or finds the one that an earlier attempt made.
@@ -247,16 +277,15 @@ impl DockerEngine {
         &self,
         id: &SandboxId,
         secret: &Secret,
-        folder: Option<ChannelFolder>,
+        way: Way,
         claim: Option<Settings>,
         egress: Option<SandboxEgress>,
     ) -> Result<DockerSandbox, EngineError> {
         let outside = self.outside(id);
-        let connector: Arc<dyn Connector> = match &folder {
-            Some(folder) => Arc::new(SocketConnector::new(folder, outside.clone())),
-            None => Arc::new(RelayConnector {
-                outside: outside.clone(),
-            }),
+        let relay = Arc::new(RelayConnector::new(outside.clone()));
+        let connector: Arc<dyn Connector> = match &way {
+            Way::Socket(folder) => Arc::new(SocketConnector::new(folder, outside.clone())),
+            Way::Relay(_) => relay.clone(),
         };
         let identity = ChannelIdentity {
             id: id.clone(),
@@ -276,8 +305,11 @@ impl DockerEngine {
                 }
             }
         };
-        if let Some(folder) = &folder {
-            folder.lock().during(Operation::Open, id.as_str())?;
+        match &way {
+            Way::Socket(folder) => folder.lock().during(Operation::Open, id.as_str())?,
+            // Before the first program of setup.
+            Way::Relay(Profile::Build) => relay.seal(),
+            Way::Relay(Profile::Run) => {}
         }
         Ok(DockerSandbox {
             outside,
@@ -288,13 +320,27 @@ impl DockerEngine {
 }
 
 /// The error for a sandbox that could not be made or started. Without the runtime that it is to have,
-/// it is not confined as asked, and nothing else may take that one's place.
+/// or a control that the machine does not know, it is not confined as asked, and nothing else may
+/// take that one's place.
 fn refused(spec: &SandboxSpec, error: BollardError) -> EngineError {
     let mut error = engine_error(Operation::Create, spec.id.as_str(), error);
-    if spec.runtime.is_some() && lacks_runtime(&error.message) {
+    let without_runtime = spec.runtime.is_some() && lacks_runtime(&error.message);
+    if without_runtime || lacks_control(&error.message) {
         error.kind = EngineErrorKind::Unsupported;
     }
     error
+}
+
+/// Whether an engine says that it cannot confine as asked, in the words of all its versions.
+fn lacks_control(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [
+        "seccomp is not enabled",
+        "seccomp profiles are not supported",
+        "nanocpus can not be set",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
 }
 
 /// Whether an engine says that it does not know a runtime, in the words of all its versions.
@@ -413,5 +459,26 @@ impl Sandbox for DockerSandbox {
             code: state.exit_code.unwrap_or(-1),
             out_of_memory: state.oom_killed == Some(true),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_cannot_confine_is_told_from_other_refusals() {
+        for words in [
+            "seccomp is not enabled in your kernel, cannot run a custom seccomp profile",
+            "linux seccomp: seccomp profiles are not supported on this daemon, you cannot specify \
+             a custom seccomp profile",
+            "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the \
+             cgroup is not mounted",
+        ] {
+            assert!(lacks_control(words), "{words}");
+        }
+        for words in ["range of CPUs is from 0.01 to 2.00", "no such image", ""] {
+            assert!(!lacks_control(words), "{words}");
+        }
     }
 }

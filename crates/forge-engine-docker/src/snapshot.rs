@@ -23,6 +23,7 @@ use forge_engine::{
     EngineError, EngineErrorKind, FoundObject, ObjectKind, Operation, PreparedImage,
 };
 
+use crate::client::in_passing;
 use crate::engine::{DockerEngine, environment_map};
 use crate::failure::{During, engine_error, is_conflict, is_not_found};
 use crate::names::container;
@@ -131,10 +132,8 @@ impl DockerEngine {
         let size = match seen {
             Some(size) => size,
             None => {
-                let size = self.inspect(name, true).await?.size_rw;
-                // An engine that cannot add it up says so by a negative number.
-                size.and_then(|size| u64::try_from(size).ok())
-                    .unwrap_or_default()
+                let told = told_size(self.inspect(name, true).await?.size_rw);
+                told.map_err(|(kind, why)| EngineError::new(kind, OPERATION, id.as_str(), why))?
             }
         };
         if size <= limit {
@@ -174,7 +173,8 @@ impl DockerEngine {
         // The engine finds changes by comparing every file of the image, which takes seconds, and
         // what its layer weighs in less than one. Only without a file of any size are there still
         // removals, folders and links to look for.
-        if self.inspect(name, true).await?.size_rw > Some(0) {
+        let size = self.inspect(name, true).await?.size_rw;
+        if size.is_some_and(|size| size != 0) {
             return Ok(true);
         }
         let changes = self.client.patient.container_changes(name).await;
@@ -204,13 +204,17 @@ impl DockerEngine {
         stager.remove().await;
         let made = result?;
         // Made by an attempt that did not live to say so; it has no name any more.
-        if let Some(earlier) = earlier.filter(|earlier| *earlier != made)
-            && let Err(error) = self.remove_snapshot(&earlier).await
-        {
-            // Its labels lead gc to it, and the new one is good.
-            tracing::warn!(image = earlier, %error, "an earlier snapshot was left behind");
+        if let Some(earlier) = earlier.filter(|earlier| *earlier != made) {
+            in_passing("an earlier snapshot", self.remove_earlier(&earlier)).await;
         }
         Ok(made)
+    }
+
+    async fn remove_earlier(&self, image: &str) {
+        if let Err(error) = self.remove_snapshot(image).await {
+            // Its labels lead gc to it, and the new one is good.
+            tracing::warn!(image, %error, "an earlier snapshot was left behind");
+        }
     }
 
     async fn tagged(&self, tag: &str) -> Result<Option<String>, EngineError> {
@@ -335,6 +339,22 @@ fn found(image: ImageSummary) -> Option<FoundObject> {
         labels: image.labels.into_iter().collect(),
         running: false,
     })
+}
+
+/// How much an engine says that a container has written. Where it does not say it, nothing is known
+/// to be within a limit.
+fn told_size(size: Option<i64>) -> Result<u64, (EngineErrorKind, &'static str)> {
+    let Some(size) = size else {
+        let why = "the engine does not say how much it wrote outside of its workspace";
+        return Err((EngineErrorKind::Internal, why));
+    };
+    // An engine says so by a negative number, and a task can bring it to that.
+    let unknown = |_| {
+        let why = "what it wrote outside of its workspace cannot be added up; a path that is too \
+                   long to be followed does that";
+        (EngineErrorKind::Oversized, why)
+    };
+    u64::try_from(size).map_err(unknown)
 }
 
 /// The size of a sandbox's disk, which is also the limit of every single file in it.
@@ -562,6 +582,14 @@ mod tests {
         assert_eq!(name(&["kept:1", ours]).as_deref(), Some(ours));
         assert_eq!(name(&["theirs:1"]), None);
         assert_eq!(name(&["swe-forge/snapshots:1"]), None);
+    }
+
+    #[test]
+    fn what_an_engine_does_not_say_the_size_of_is_within_no_limit() {
+        assert_eq!(told_size(Some(7)), Ok(7));
+        let kind = |size| told_size(size).unwrap_err().0;
+        assert_eq!(kind(Some(-1)), EngineErrorKind::Oversized);
+        assert_eq!(kind(None), EngineErrorKind::Internal);
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
+use bollard::container::PathStatResponse;
+use bollard::errors::Error as BollardError;
 use bollard::models::{ContainerCreateBody, HostConfig, Mount};
 use bollard::query_parameters::{
-    CreateContainerOptions, DownloadFromContainerOptions, RemoveContainerOptions,
-    UploadToContainerOptions,
+    ContainerArchiveInfoOptions, CreateContainerOptions, DownloadFromContainerOptions,
+    RemoveContainerOptions, UploadToContainerOptions,
 };
 use bollard::{body_full, body_try_stream};
 use bytes::Bytes;
@@ -17,11 +20,14 @@ use futures::{Stream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::client::Client;
-use crate::failure::{During, is_not_found};
+use crate::failure::{During, engine_error, is_not_found};
 
 /// After this time anybody may remove a stager whose maker cannot be looked up: more than an
 /// upload and a commit may take.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(2);
+
+/// How long the engine may take to send a small file.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A container that never starts.
 pub(crate) struct Stager<'a> {
@@ -101,23 +107,23 @@ impl<'a> Stager<'a> {
         let options = DownloadFromContainerOptions {
             path: path.to_owned(),
         };
-        let mut stream = self
-            .client
-            .docker
-            .download_from_container(&self.name, Some(options));
-        let mut archive = Vec::new();
-        while let Some(piece) = stream.next().await {
-            archive.extend_from_slice(&piece.during(self.operation, path)?);
-            if archive.len() > limit {
-                return Err(EngineError::new(
-                    EngineErrorKind::Corrupt,
-                    self.operation,
-                    path,
-                    "the engine sends more than was put there",
-                ));
-            }
+        let docker = &self.client.docker;
+        let pieces = docker.download_from_container(&self.name, Some(options));
+        collect(pieces, limit, self.operation, path).await
+    }
+
+    /// What a path is, and where it leads when it is a link; `None` when there is nothing.
+    pub(crate) async fn stat(&self, path: &str) -> Result<Option<PathStatResponse>, EngineError> {
+        let options = ContainerArchiveInfoOptions {
+            path: path.to_owned(),
+        };
+        let docker = &self.client.docker;
+        let found = docker.get_container_archive_info(&self.name, Some(options));
+        match found.await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(engine_error(self.operation, path, error)),
         }
-        Ok(archive)
     }
 
     /// Removes it. That it could not be removed is no reason to fail what it was for: its labels
@@ -137,6 +143,35 @@ impl<'a> Stager<'a> {
             && !is_not_found(&error)
         {
             tracing::warn!(stager = self.name, %error, "a stager container was left behind");
+        }
+    }
+}
+
+/// What the engine sends of `path`, at most `limit` bytes of it.
+async fn collect(
+    pieces: impl Stream<Item = Result<Bytes, BollardError>>,
+    limit: usize,
+    operation: Operation,
+    path: &str,
+) -> Result<Vec<u8>, EngineError> {
+    let failure = |kind, message| EngineError::new(kind, operation, path, message);
+    let mut pieces = std::pin::pin!(pieces);
+    let mut archive = Vec::new();
+    let collecting = async {
+        while let Some(piece) = pieces.next().await {
+            archive.extend_from_slice(&piece.during(operation, path)?);
+            if archive.len() > limit {
+                let message = "the engine sends more than was put there";
+                return Err(failure(EngineErrorKind::Corrupt, message));
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(PATIENCE, collecting).await {
+        Ok(collected) => collected.map(|()| archive),
+        Err(_) => {
+            let message = "the engine stopped sending it";
+            Err(failure(EngineErrorKind::Deadline, message))
         }
     }
 }
@@ -167,6 +202,23 @@ mod tests {
     use super::*;
     use forge_core::ownership::Ownership;
     use forge_core::{Attempt, Difficulty, OwnerId, RunId, TaskId};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_not_sent_to_its_end_is_given_up() {
+        let piece = || Ok::<_, BollardError>(Bytes::from_static(b"piece"));
+        let read = async |pieces, limit| {
+            let pieces: futures::stream::BoxStream<'_, _> = pieces;
+            collect(pieces, limit, Operation::PrepareImage, "/file").await
+        };
+        let whole = futures::stream::iter([piece(), piece()]);
+        assert_eq!(read(whole.boxed(), 10).await.unwrap(), b"piecepiece");
+        let long = futures::stream::repeat_with(piece);
+        let error = read(long.boxed(), 9).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Corrupt);
+        let silent = futures::stream::iter([piece()]).chain(futures::stream::pending());
+        let error = read(silent.boxed(), 10).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Deadline);
+    }
 
     #[test]
     fn a_stager_has_its_workspace_s_owner_and_holder_and_an_end_of_its_own() {

@@ -6,14 +6,15 @@ use bollard::models::{ImageInspect, ImageSummary};
 use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions};
 use forge_core::ownership::keys;
 
+use crate::client::in_passing;
 use crate::engine::DockerEngine;
 use crate::names::{IMAGE_OF, PREPARED_AS, PREPARED_REPOSITORY, PREPARED_ROLE};
 
 impl DockerEngine {
     /// Removes what the image that was just made for `tag` from image `base` replaces.
     pub(crate) async fn remove_superseded(&self, base: &str, tag: &str) {
-        self.remove_untagged(tag).await;
-        self.remove_outdated(base, tag).await;
+        in_passing("untagged images", self.remove_untagged(tag)).await;
+        in_passing("superseded images", self.remove_outdated(base, tag)).await;
     }
 
     /// Two processes that prepare the same image at once may both tag theirs, and the later tag

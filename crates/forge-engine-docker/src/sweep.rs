@@ -1,11 +1,13 @@
-//! Folders of sockets whose sandbox is gone: found by their age, removed by whoever lists.
+//! Folders of sockets whose sandbox is gone: found by their age, removed by whoever sweeps.
 //!
 //! A folder goes with the container it was made for. Where somebody else has removed the
 //! container, or this process's predecessor died between making the two, no object on the engine
 //! leads to the folder any more, so the folders themselves are looked through. So are those that a
-//! process made to see whether the engine's disk is its own, and did not live to remove.
+//! process made to see whether the engine's disk is its own, and files for all sandboxes that it was
+//! about to put in place, and did not live to.
 
 use std::collections::HashSet;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use forge_wire::SOCKET_NAME;
 use tokio::net::UnixStream;
 
 use crate::channel::ChannelFolder;
+use crate::channel_root::is_unplaced;
+use crate::context::is_hex;
 use crate::engine::{DiskSharing, DockerEngine};
 use crate::names::{owner_filter, sandbox_of};
 
@@ -29,12 +33,15 @@ const NAME_LENGTH: usize = 16;
 
 impl DockerEngine {
     /// Removes folders that no sandbox uses. Quiet, since nobody asked for it: what cannot be
-    /// removed now is found again by the next listing.
+    /// removed now is found again by the next sweep.
     pub(crate) async fn sweep_channels(&self) {
         if self.disk_sharing == DiskSharing::Never {
             return;
         }
         let root = self.channel_root.path();
+        for file in aged(root, is_unplaced, Metadata::is_file) {
+            note(&file, std::fs::remove_file(&file));
+        }
         for probe in aged_folders(root, is_probe) {
             // Its contents are a file of the one who made it; the engine only reads it.
             remove(&probe);
@@ -66,19 +73,21 @@ impl DockerEngine {
 async fn sweep(folder: &Path) {
     // The sandbox may be on another engine that uses the same folder. And whoever makes a sandbox
     // in an old folder touches it first.
-    if is_answered(&folder.join(SOCKET_NAME)).await || !is_aged(folder) {
+    if is_answered(&folder.join(SOCKET_NAME)).await || !is_aged(folder, Metadata::is_dir) {
         return;
     }
     remove(folder);
 }
 
 fn remove(folder: &Path) {
-    match std::fs::remove_dir_all(folder) {
-        Ok(()) => tracing::debug!(folder = %folder.display(), "a left channel folder is removed"),
+    note(folder, std::fs::remove_dir_all(folder));
+}
+
+fn note(path: &Path, removed: io::Result<()>) {
+    match removed {
+        Ok(()) => tracing::debug!(path = %path.display(), "what was left is removed"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            tracing::debug!(folder = %folder.display(), %error, "a left channel folder stays");
-        }
+        Err(error) => tracing::debug!(path = %path.display(), %error, "what was left stays"),
     }
 }
 
@@ -100,6 +109,11 @@ async fn is_answered(socket: &Path) -> bool {
 }
 
 fn aged_folders(root: &Path, has_name: fn(&str) -> bool) -> Vec<PathBuf> {
+    aged(root, has_name, Metadata::is_dir)
+}
+
+/// What of a folder has such a name, is of this kind, and has not changed for long.
+fn aged(root: &Path, has_name: fn(&str) -> bool, is_kind: fn(&Metadata) -> bool) -> Vec<PathBuf> {
     let entries = match std::fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) => {
@@ -111,7 +125,7 @@ fn aged_folders(root: &Path, has_name: fn(&str) -> bool) -> Vec<PathBuf> {
         .filter_map(Result::ok)
         .filter(|entry| entry.file_name().to_str().is_some_and(has_name))
         .map(|entry| entry.path())
-        .filter(|path| is_aged(path))
+        .filter(|path| is_aged(path, is_kind))
         .collect()
 }
 
@@ -124,13 +138,8 @@ fn is_probe(name: &str) -> bool {
         .is_some_and(|nonce| is_hex(nonce, NONCE_LENGTH))
 }
 
-fn is_hex(text: &str, length: usize) -> bool {
-    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    text.len() == length && text.bytes().all(digit)
-}
-
-/// Whether it is a folder that has not changed for long.
-fn is_aged(path: &Path) -> bool {
+/// Whether it is of this kind and has not changed for long.
+fn is_aged(path: &Path, is_kind: fn(&Metadata) -> bool) -> bool {
     let Ok(metadata) = std::fs::symlink_metadata(path) else {
         return false;
     };
@@ -138,7 +147,7 @@ fn is_aged(path: &Path) -> bool {
         .modified()
         .ok()
         .and_then(|modified| SystemTime::now().duration_since(modified).ok());
-    metadata.is_dir() && age.is_some_and(|age| age > AGE)
+    is_kind(&metadata) && age.is_some_and(|age| age > AGE)
 }
 
 #[cfg(test)]
@@ -171,6 +180,31 @@ mod tests {
         assert!(aged_folders(&root.path().join("absent"), is_name).is_empty());
         let probe = folder(root.path(), &format!("{PROBE}{}", "0a".repeat(16)));
         assert_eq!(aged_folders(root.path(), is_probe), [probe]);
+    }
+
+    #[test]
+    fn only_old_files_that_were_not_put_in_place_are_left_ones() {
+        let root = tempfile::tempdir().unwrap();
+        let nonce = "0a".repeat(16);
+        let file = |name: &str| {
+            let path = root.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        let old = file(&format!("resolv.conf.{nonce}"));
+        let others = [
+            format!("notes.{nonce}"),
+            "hosts".to_owned(),
+            "hosts.1".to_owned(),
+        ];
+        let others = others.map(|name| file(&name));
+        for path in others.iter().chain([&old]) {
+            aged(path);
+        }
+        file(&format!("hosts.{nonce}"));
+        folder(root.path(), &format!("hostname.{nonce}"));
+        let left = super::aged(root.path(), is_unplaced, Metadata::is_file);
+        assert_eq!(left, [old]);
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -33,6 +34,11 @@ use crate::tls;
 
 /// How long dialling a TCP address may take; a unix socket answers at once or not at all.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// After so long without a word from an engine's machine it is asked whether it is there, and so
+/// often, so far apart, before it counts as gone.
+const SILENCE_SECONDS: u32 = 15;
+const PROBES: u32 = 3;
+const PROBE_SECONDS: u32 = 5;
 /// How long an engine may take to turn a request into a raw stream.
 const HIJACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The host name in requests; which machine is meant is decided by the dialler.
@@ -104,7 +110,18 @@ impl Dialler {
 async fn tcp(authority: &str) -> io::Result<TcpStream> {
     let stream = within(TcpStream::connect(authority)).await?;
     stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
     Ok(stream)
+}
+
+/// Has the kernel find out when the engine's machine is gone. Many answers have no deadline, since
+/// nobody knows how long a container runs.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &SILENCE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
+    Ok(())
 }
 
 async fn within<T>(dialling: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -299,6 +316,7 @@ impl std::fmt::Display for ApiVersion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::getsockopt;
 
     #[test]
     fn the_version_gets_into_every_path_exactly_once() {
@@ -317,6 +335,17 @@ mod tests {
         );
         let volumes = change("http://docker/volumes");
         assert_eq!(volumes, "http://docker/v1.41/volumes");
+    }
+
+    #[tokio::test]
+    async fn an_engine_s_machine_that_is_gone_is_noticed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stream = tcp(&address).await.unwrap();
+        assert!(getsockopt(&stream, sockopt::KeepAlive).unwrap());
+        assert_eq!(getsockopt(&stream, sockopt::TcpKeepIdle).unwrap(), 15);
+        assert_eq!(getsockopt(&stream, sockopt::TcpKeepInterval).unwrap(), 5);
+        assert_eq!(getsockopt(&stream, sockopt::TcpKeepCount).unwrap(), 3);
     }
 
     #[test]

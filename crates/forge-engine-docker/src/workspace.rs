@@ -5,6 +5,7 @@
 //! where the engine's disk is ours, and through a container that never starts everywhere else. Both
 //! ways leave the same owners, modes and contents.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use bollard::models::{Mount, MountType, MountVolumeOptions, Volume, VolumeCreateRequest};
 use bollard::query_parameters::RemoveVolumeOptions;
-use forge_core::ownership::{Role, keys};
+use forge_core::ownership::{Ownership, Role, keys};
 use forge_core::sandbox::{OUTPUT, SPECIFICATION, TESTS, WORKSPACE};
 use forge_core::{DiskQuota, SandboxId, SpecificationFile, UserId, WorkspaceSpec};
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage};
@@ -23,7 +24,7 @@ use crate::archive::Archive;
 use crate::context::hex;
 use crate::disk::{DiskSettings, quota_of};
 use crate::engine::DockerEngine;
-use crate::failure::{During, is_not_found};
+use crate::failure::{During, engine_error, is_not_found};
 use crate::names::{SPECIFICATION_DIGEST, Volumes, is_workspace};
 use crate::stager::Stager;
 
@@ -78,8 +79,36 @@ impl DockerEngine {
         } else {
             self.fill_through_stager(spec, image).await?;
         }
-        self.remember_workspace(&spec.id, spec.tests);
         Ok(quota)
+    }
+
+    /// Sees to it that the volumes of a workspace are there: an engine makes one that is missing,
+    /// empty, and says nothing. Asked before every sandbox, since a phase that finds an empty
+    /// workspace ends in a verdict about nothing.
+    pub(crate) async fn check_workspace(
+        &self,
+        id: &SandboxId,
+        tests: bool,
+    ) -> Result<(), EngineError> {
+        let volumes = Volumes::of(id);
+        let looks = volumes.all(tests).map(|name| self.check_volume(id, name));
+        futures::future::try_join_all(looks).await.map(drop)
+    }
+
+    async fn check_volume(&self, id: &SandboxId, name: &str) -> Result<(), EngineError> {
+        let why = match self.client.docker.inspect_volume(name).await {
+            // What an engine makes for a mount has the mount's labels and no other.
+            Ok(volume) if volume.labels.contains_key(SPECIFICATION_DIGEST) => return Ok(()),
+            Ok(_) => format!("volume {name} was lost and is empty"),
+            Err(error) if is_not_found(&error) => format!("no volume {name}"),
+            Err(error) => return Err(engine_error(Operation::Create, name, error)),
+        };
+        Err(EngineError::new(
+            EngineErrorKind::NotFound,
+            Operation::Create,
+            id.as_str(),
+            format!("its workspace is not there: {why}"),
+        ))
     }
 
     /// Ownership can be set from outside only by root, on the same disk, with the same user ids.
@@ -154,12 +183,11 @@ impl DockerEngine {
         image: &PreparedImage,
     ) -> Result<Stager<'_>, EngineError> {
         let labels = spec.ownership.labels(Role::Stager);
-        let mounts = mounts(&spec.id, false);
+        let mounts = mounts(&spec.id, &spec.ownership, false);
         Stager::create(&self.client, labels, &image.runnable, mounts, OPERATION).await
     }
 
     pub(crate) async fn remove_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
-        self.forget_workspace(id);
         let volumes = Volumes::of(id);
         // All are tried, also when one is in use. Whether there are tests is not known to everybody
         // who removes.
@@ -181,20 +209,29 @@ impl DockerEngine {
 }
 
 /// The mounts of a workspace. With `sealed` the specification is read-only, as in a sandbox.
-pub(crate) fn mounts(id: &SandboxId, sealed: bool) -> Vec<Mount> {
+pub(crate) fn mounts(id: &SandboxId, ownership: &Ownership, sealed: bool) -> Vec<Mount> {
     let volumes = Volumes::of(id);
+    let (workspace, specification) = (Role::Workspace, Role::Specification);
+    let labels = |role| ownership.labels(role);
     vec![
-        mount(volumes.workspace, WORKSPACE, false),
-        mount(volumes.specification, SPECIFICATION, sealed),
+        mount(volumes.workspace, WORKSPACE, labels(workspace), false),
+        mount(
+            volumes.specification,
+            SPECIFICATION,
+            labels(specification),
+            sealed,
+        ),
     ]
 }
 
 /// The mount of a workspace's tests; `sealed` as in a sandbox.
-pub(crate) fn tests_mount(id: &SandboxId, sealed: bool) -> Mount {
-    mount(Volumes::of(id).tests, TESTS, sealed)
+pub(crate) fn tests_mount(id: &SandboxId, labels: BTreeMap<String, String>, sealed: bool) -> Mount {
+    mount(Volumes::of(id).tests, TESTS, labels, sealed)
 }
 
-fn mount(source: String, target: &str, read_only: bool) -> Mount {
+/// `labels` are for a volume that was removed after it was looked for: by them somebody finds the
+/// one that the engine then makes.
+fn mount(source: String, target: &str, labels: BTreeMap<String, String>, read_only: bool) -> Mount {
     Mount {
         typ: Some(MountType::VOLUME),
         source: Some(source),
@@ -203,6 +240,7 @@ fn mount(source: String, target: &str, read_only: bool) -> Mount {
         volume_options: Some(MountVolumeOptions {
             // What an image has in these places is not part of the task.
             no_copy: Some(true),
+            labels: Some(labels.into_iter().collect()),
             ..MountVolumeOptions::default()
         }),
         ..Mount::default()
@@ -334,6 +372,7 @@ fn set(file: &File, mode: u32, user: Option<UserId>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use forge_core::{Attempt, Difficulty, OwnerId, RunId, TaskId};
 
     #[test]
     fn a_link_in_place_of_a_folder_or_file_is_not_followed() {
@@ -355,7 +394,7 @@ mod tests {
     fn the_specification_is_read_only_in_a_sandbox_only() {
         let id = SandboxId::new("x").unwrap();
         let read_only = |sealed| {
-            mounts(&id, sealed)
+            mounts(&id, &ownership(), sealed)
                 .into_iter()
                 .filter(|mount| mount.read_only == Some(true))
                 .map(|mount| mount.target.unwrap())
@@ -363,5 +402,34 @@ mod tests {
         };
         assert_eq!(read_only(true), [SPECIFICATION]);
         assert!(read_only(false).is_empty());
+    }
+
+    #[test]
+    fn a_volume_that_the_engine_makes_for_a_mount_can_be_found_and_told_from_a_workspace() {
+        let id = SandboxId::new("x").unwrap();
+        let tests = tests_mount(&id, ownership().labels(Role::Tests), true);
+        let all = mounts(&id, &ownership(), true).into_iter().chain([tests]);
+        let roles = all.map(|mount| {
+            let labels = mount.volume_options.unwrap().labels.unwrap();
+            assert_eq!(labels[keys::OWNER], "me");
+            assert_eq!(labels[keys::HOLDER], "1@2");
+            assert!(labels.contains_key(keys::EXPIRES_AT));
+            assert!(!labels.contains_key(SPECIFICATION_DIGEST));
+            labels[keys::ROLE].clone()
+        });
+        assert!(roles.eq(["workspace", "specification", "tests"]));
+    }
+
+    fn ownership() -> Ownership {
+        Ownership {
+            owner: OwnerId::new("me").unwrap(),
+            run: RunId::from_uuid(uuid::Uuid::nil()),
+            task: TaskId::new("t").unwrap(),
+            attempt: Attempt(1),
+            difficulty: Difficulty::Easy,
+            created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+            expires_at: "2026-01-01T02:00:00Z".parse().unwrap(),
+            holder: "1@2".into(),
+        }
     }
 }

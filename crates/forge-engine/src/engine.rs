@@ -131,6 +131,10 @@ pub trait Inventory: Send + Sync {
 
     /// Removes one found object; success when it is gone already.
     async fn remove(&self, object: &FoundObject) -> Result<(), EngineError>;
+
+    /// Removes what sandboxes have left on this process's machine and no object leads to. Quiet:
+    /// what cannot be removed now is found again by the next who sweeps.
+    async fn sweep(&self);
 }
 
 /// A tar stream that is read while it is made.

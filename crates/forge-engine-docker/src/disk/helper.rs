@@ -5,7 +5,6 @@
 //! do is what whoever speaks to the engine can do anyway.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HostConfig, ImageSummary};
 use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions};
@@ -16,15 +15,14 @@ use forge_engine::{EngineError, EngineErrorKind, Operation};
 use forge_wire::INIT_PATH;
 use jiff::{SignedDuration, Timestamp};
 
-use super::host;
+use super::{PATIENCE, host};
 use crate::archive::Archive;
+use crate::client::in_passing;
 use crate::engine::DockerEngine;
 use crate::failure::{During, engine_error, is_not_found};
 use crate::helper;
 use crate::names::{DISK_IMAGE_ROLE, DISK_REPOSITORY};
 
-/// A file of a hundred gigabytes, preallocated, takes a second.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// After this time anybody may remove one whose maker cannot be looked up.
 const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
 const MEMORY: u64 = 256 * MEBIBYTE;
@@ -102,7 +100,8 @@ impl DockerEngine {
                 let archive = image_archive(&self.init.bytes).during(operation, &image)?;
                 self.import_own_image(archive, &image, DISK_IMAGE_ROLE)
                     .await?;
-                self.remove_older_images(operation, &image).await;
+                let removal = self.remove_older_images(operation, &image);
+                in_passing("older helper images", removal).await;
                 Ok(image)
             }
             Err(error) => Err(engine_error(operation, &image, error)),

@@ -4,12 +4,15 @@ use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use forge_engine::{EngineError, EngineErrorKind, Operation};
+use tokio::process::Command;
 
+use super::PATIENCE;
+use crate::context::is_hex;
 use crate::engine::DockerEngine;
 
 /// First part of the program's name in the pool.
@@ -41,33 +44,43 @@ impl DockerEngine {
     ) -> Result<String, EngineError> {
         let bytes = Arc::clone(&self.init.bytes);
         let digest = self.program_digest().map(str::to_owned);
-        // Beside the pool of each engine, and where the volume says, which may have been made
-        // under another setting.
-        let folder = Path::new(pool)
-            .parent()
-            .unwrap_or(Path::new("/"))
-            .to_owned();
-        let work = move || {
-            make_closed(&folder)
-                .map_err(|error| about(&folder, &error))
-                .and_then(|()| match digest {
-                    Some(digest) => program(&folder, &digest, &bytes),
-                    // A process that only removes takes the one that made what it removes.
-                    None => left_program(&folder),
-                })
-                .and_then(|program| start(&program, &arguments))
+        let beside = |pool: &str| {
+            let folder = Path::new(pool).parent().unwrap_or(Path::new("/"));
+            folder.to_owned()
         };
-        let output = tokio::task::spawn_blocking(work)
+        let (own, named) = (beside(self.pool().await?), beside(pool));
+        let work = move || match digest {
+            Some(digest) => make_closed(&own).and_then(|()| program(&own, &digest, &bytes)),
+            None => earlier_program(&own, &named),
+        };
+        let program = tokio::task::spawn_blocking(work)
             .await
             .map_err(io::Error::other)
             .flatten()
             // Without the cause as its source: the text has all of it.
             .map_err(|error| failure(operation, pool, &error.to_string()))?;
+        let output = run(operation, pool, &program, &arguments).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             return Ok(text(&output.stdout));
         }
         Err(failure(operation, pool, &text(&output.stderr)))
+    }
+}
+
+async fn run(
+    operation: Operation,
+    pool: &str,
+    program: &Path,
+    arguments: &[String],
+) -> Result<Output, EngineError> {
+    match tokio::time::timeout(PATIENCE, start(program, arguments)).await {
+        Ok(output) => output.map_err(|error| failure(operation, pool, &error.to_string())),
+        Err(_) => {
+            let message = "forge-init volume does not end";
+            let kind = EngineErrorKind::Deadline;
+            Err(EngineError::new(kind, operation, pool, message))
+        }
     }
 }
 
@@ -118,18 +131,37 @@ fn make_closed(folder: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(folder)?;
-    let found = std::fs::symlink_metadata(folder)?;
-    if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
-        return Err(io::Error::other(format!(
-            "{} must be a folder that belongs to the user of this process",
-            folder.display()
-        )));
-    }
-    if found.mode() & 0o777 != 0o700 {
-        std::fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        .create(folder)
+        .map_err(|error| about(folder, &error))?;
+    if own_mode(folder)? != 0o700 {
+        std::fs::set_permissions(folder, Permissions::from_mode(0o700))
+            .map_err(|error| about(folder, &error))?;
     }
     Ok(())
+}
+
+/// The same for a folder that the label of a volume names, which anybody may have written who may
+/// speak to the engine: it is taken as it is, or not at all.
+fn check_closed(folder: &Path) -> io::Result<()> {
+    if own_mode(folder)? == 0o700 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{} is open to other users, so it is no folder of workspaces",
+        folder.display()
+    )))
+}
+
+/// The mode of a folder of ours.
+fn own_mode(folder: &Path) -> io::Result<u32> {
+    let found = std::fs::symlink_metadata(folder).map_err(|error| about(folder, &error))?;
+    if found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() {
+        return Ok(found.mode() & 0o777);
+    }
+    Err(io::Error::other(format!(
+        "{} must be a folder that belongs to the user of this process",
+        folder.display()
+    )))
 }
 
 /// `forge-init` as a file that can be run.
@@ -180,7 +212,7 @@ pub(super) fn remove_left(folder: &Path, own_pool: &Path, digest: Option<&str>) 
         if !is_left || found.uid() != nix::unistd::geteuid().as_raw() || path == own_pool {
             continue;
         }
-        let removed = if found.is_dir() && is_hex(name, POOL_NAME) {
+        let removed = if found.is_dir() && is_pool(name) {
             // Only an empty one goes.
             std::fs::remove_dir(&path)
         } else if found.is_file() && is_program(name) {
@@ -205,6 +237,11 @@ pub(super) fn remove_left(folder: &Path, own_pool: &Path, digest: Option<&str>) 
     Ok(())
 }
 
+/// Whether it is the name of a pool.
+pub(super) fn is_pool(name: &str) -> bool {
+    is_hex(name, POOL_NAME)
+}
+
 /// Whether it is the name of a program, or of one that is being placed.
 fn is_program(name: &str) -> bool {
     let program = name.strip_prefix(PROGRAM);
@@ -213,9 +250,12 @@ fn is_program(name: &str) -> bool {
         || beside.is_some_and(|rest| is_hex(rest, UUID))
 }
 
-fn is_hex(text: &str, length: usize) -> bool {
-    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    text.len() == length && text.bytes().all(digit)
+/// The program of a process that only removes: the one that made what it removes, which may have
+/// been under another setting and is then beside the pool that the volume names.
+fn earlier_program(own: &Path, named: &Path) -> io::Result<PathBuf> {
+    make_closed(own)
+        .and_then(|()| left_program(own))
+        .or_else(|_| check_closed(named).and_then(|()| left_program(named)))
 }
 
 fn left_program(folder: &Path) -> io::Result<PathBuf> {
@@ -234,7 +274,7 @@ fn left_program(folder: &Path) -> io::Result<PathBuf> {
     })
 }
 
-fn start(program: &Path, arguments: &[String]) -> io::Result<Output> {
+async fn start(program: &Path, arguments: &[String]) -> io::Result<Output> {
     let mut attempts = 0;
     loop {
         let output = Command::new(program)
@@ -243,14 +283,16 @@ fn start(program: &Path, arguments: &[String]) -> io::Result<Output> {
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
-            .output();
+            .kill_on_drop(true)
+            .output()
+            .await;
         match output {
             Err(error)
                 if error.kind() == io::ErrorKind::ExecutableFileBusy
                     && attempts < BUSY_ATTEMPTS =>
             {
                 attempts += 1;
-                std::thread::sleep(BUSY_PAUSE);
+                tokio::time::sleep(BUSY_PAUSE).await;
             }
             other => return other,
         }
@@ -274,18 +316,30 @@ mod tests {
         assert!(!is_machine_s(""));
     }
 
-    #[test]
-    fn a_program_is_placed_once_and_found_without_its_contents() {
+    #[tokio::test]
+    async fn a_program_is_placed_once_and_found_without_its_contents() {
         let folder = tempfile::tempdir().unwrap();
         make_closed(folder.path()).unwrap();
         let mode = std::fs::metadata(folder.path()).unwrap().mode();
         assert_eq!(mode & 0o777, 0o700);
         assert!(left_program(folder.path()).is_err());
         let placed = program(folder.path(), "1", b"#!/bin/sh\necho \"$@\"\n").unwrap();
-        let output = start(&placed, &["remove".into(), "a b".into()]).unwrap();
+        let output = start(&placed, &["remove".into(), "a b".into()])
+            .await
+            .unwrap();
         assert_eq!(output.stdout, b"volume remove a b\n");
         assert_eq!(left_program(folder.path()).unwrap(), placed);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_does_not_end_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let endless = program(folder.path(), "1", b"#!/bin/sh\nexec sleep 1000\n").unwrap();
+        let error = run(Operation::Destroy, "/pool", &endless, &[])
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Deadline, "{error}");
     }
 
     #[test]
@@ -294,6 +348,26 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
         assert!(make_closed(&link).is_err());
+    }
+
+    #[test]
+    fn a_folder_that_a_label_names_is_neither_made_nor_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let absent = folder.path().join("absent");
+        assert!(check_closed(&absent).is_err() && !absent.exists());
+        let open = Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        let named = program(folder.path(), "1", b"#!/bin/sh\n").unwrap();
+        let own = tempfile::tempdir().unwrap();
+        let error = earlier_program(own.path(), folder.path()).unwrap_err();
+        assert!(error.to_string().contains("open to other users"), "{error}");
+        assert_eq!(own_mode(folder.path()).unwrap(), 0o755);
+        make_closed(folder.path()).unwrap();
+        let found = earlier_program(own.path(), folder.path()).unwrap();
+        assert_eq!(found, named);
+        let nearer = program(own.path(), "1", b"#!/bin/sh\n").unwrap();
+        let found = earlier_program(own.path(), folder.path()).unwrap();
+        assert_eq!(found, nearer);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bollard::models::Volume;
@@ -70,7 +70,7 @@ impl DockerEngine {
         let arguments = vec!["probe".to_owned(), pool.to_owned()];
         self.volume_command(operation, pool, arguments).await?;
         if !self.devices_are_here().await? {
-            // What left files there is gone by now; where the disk is ours a listing does it.
+            // What left files there is gone by now; where the disk is ours `gc` does it.
             self.sweep_remote_pool(pool).await?;
         }
         Ok(())
@@ -259,18 +259,27 @@ impl DockerEngine {
     }
 }
 
-/// The folder that the labels of a volume name.
+/// The folder that the labels of a volume name. What is done there is done as root, so a label that
+/// leads anywhere else than to a pool is none of ours.
 fn pool_of(volume: &Volume, operation: Operation) -> Result<&str, EngineError> {
     let pool = volume.labels.get(DISK_POOL).map(String::as_str);
-    pool.filter(|pool| Path::new(pool).is_absolute())
+    pool.filter(|pool| is_path_of_pool(Path::new(pool)))
         .ok_or_else(|| {
             EngineError::new(
                 EngineErrorKind::Corrupt,
                 operation,
                 &volume.name,
-                format!("the volume has no {DISK_POOL} label that is a path"),
+                format!("the volume has no {DISK_POOL} label that is the path of a pool"),
             )
         })
+}
+
+fn is_path_of_pool(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let is_plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    path.is_absolute() && is_plain && name.is_some_and(host::is_pool)
 }
 
 /// The file that a link's device has.
@@ -329,9 +338,20 @@ mod tests {
     fn a_volume_that_does_not_say_where_its_file_is_is_refused() {
         let mut volume = Volume::default();
         assert!(pool_of(&volume, Operation::Destroy).is_err());
-        volume.labels = [(DISK_POOL.to_owned(), "relative".to_owned())].into();
-        assert!(pool_of(&volume, Operation::Destroy).is_err());
-        volume.labels = [(DISK_POOL.to_owned(), "/pool/1".to_owned())].into();
-        assert_eq!(pool_of(&volume, Operation::Destroy).unwrap(), "/pool/1");
+        for pool in [
+            "0123456789abcdef",
+            "/etc/x",
+            "/pool/0123456789ABCDEF",
+            "/pool/../0123456789abcdef",
+            "/0123456789abcdef/..",
+            "/",
+        ] {
+            volume.labels = [(DISK_POOL.to_owned(), pool.to_owned())].into();
+            let error = pool_of(&volume, Operation::Destroy).unwrap_err();
+            assert_eq!(error.kind, EngineErrorKind::Corrupt, "{pool}");
+        }
+        let pool = "/pool/0123456789abcdef";
+        volume.labels = [(DISK_POOL.to_owned(), pool.to_owned())].into();
+        assert_eq!(pool_of(&volume, Operation::Destroy).unwrap(), pool);
     }
 }

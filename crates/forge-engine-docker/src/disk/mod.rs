@@ -14,6 +14,7 @@ mod loop_volume;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use bollard::models::{Volume, VolumeCreateRequest};
 use bollard::query_parameters::RemoveVolumeOptions;
@@ -30,6 +31,9 @@ use crate::names::{DISK_POOL, DISK_QUOTA};
 
 /// The folder of the files that hold workspaces, on the engine's machine.
 pub const DEFAULT_POOL: &str = "/var/lib/swe-forge/pool";
+/// How long `forge-init volume` may take: a file of a hundred gigabytes, preallocated, takes a
+/// second.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which quota is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

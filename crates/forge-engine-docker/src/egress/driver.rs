@@ -37,6 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(30);
 /// After this time the list is made again while anybody is out.
 const RENEWAL: Duration = Duration::from_secs(120);
+/// Whoever is out by a list of this age is isolated.
+const STALE: Duration = Duration::from_secs(600);
 /// How often the proxy is asked what those who are out have used: what it has not told is lost
 /// with it.
 const ROUND: Duration = Duration::from_secs(2);
@@ -212,6 +214,10 @@ async fn serve(
     let stop = loop {
         if renewal.is_none() && state.is_renewal_due() {
             renewal = Some(Box::pin(renewed(source)));
+        }
+        if !state.is_anybody_out() {
+            // Who gets out later has used nothing yet.
+            round = Instant::now() + ROUND;
         }
         let late = state.answer_due();
         let due = state.renewal_due().filter(|_| renewal.is_none());

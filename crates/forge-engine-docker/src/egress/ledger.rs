@@ -27,7 +27,8 @@ pub(super) struct Ledger {
     missing: u64,
     /// Records for which there was no room here.
     dropped: u64,
-    /// Whether a proxy was lost since records were taken last, and nobody knows with what.
+    /// Whether a proxy was lost since records were taken last, and nobody knows with what, or the
+    /// sandbox was cut off from it.
     lost: bool,
     bound: Bound,
 }
@@ -171,6 +172,11 @@ impl Ledger {
         self.noted = EgressCounters::default();
         self.reported = EgressCounters::default();
         self.missing = 0;
+        self.lost = true;
+    }
+
+    /// The sandbox has no network any more, and nobody asked for that.
+    pub(super) fn cut_off(&mut self) {
         self.lost = true;
     }
 

@@ -10,7 +10,7 @@
 //! sandbox without a network, never with more than its policy: a socket exists only while the
 //! proxy that serves it has a policy for it.
 //!
-//! A sandbox under a runtime that keeps host sockets out (`runsc` without `--host-uds=open`) finds
+//! A sandbox under a runtime that keeps host sockets out (`runsc` without `--host-uds=all`) finds
 //! its socket dead, and so is isolated.
 
 mod driver;

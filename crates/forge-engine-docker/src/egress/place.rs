@@ -27,7 +27,7 @@ use super::driver::{Control, Source};
 use super::plan::{self, Plan};
 use super::subnet;
 use crate::channel::last_words;
-use crate::client::Client;
+use crate::client::{Client, in_passing};
 use crate::failure::{During, is_conflict, is_not_found};
 use crate::hijack::FramedStream;
 use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_REPOSITORY};
@@ -102,6 +102,7 @@ impl Place {
                 source: Some(self.plan.name.clone()),
                 volume_options: Some(MountVolumeOptions {
                     no_copy: Some(true),
+                    labels: Some(self.plan.labels()),
                     subpath: Some(directory.to_owned()),
                     ..MountVolumeOptions::default()
                 }),
@@ -215,7 +216,7 @@ impl Place {
         }
         let archive = plan::image_archive(&self.program).during(OPERATION, image)?;
         self.import(archive).await?;
-        self.remove_older_images().await;
+        in_passing("older images of the proxy", self.remove_older_images()).await;
         Ok(())
     }
 
@@ -351,18 +352,14 @@ impl Place {
         let scout = self.client.remove_by_force(&self.plan.scout_name()).await;
         let options = None::<RemoveVolumeOptions>;
         let volume = self.client.docker.remove_volume(name, options).await;
-        let network = self.client.docker.remove_network(name).await;
+        let network = self.client.remove_networks(name).await;
         container.during(CLOSE, name)?;
         scout.during(CLOSE, name)?;
-        gone(volume).during(CLOSE, name)?;
-        gone(network).during(CLOSE, name)
-    }
-}
-
-fn gone(removed: Result<(), BollardError>) -> Result<(), BollardError> {
-    match removed {
-        Err(error) if is_not_found(&error) => Ok(()),
-        other => other,
+        match volume {
+            Err(error) if is_not_found(&error) => {}
+            other => other.during(CLOSE, name)?,
+        }
+        network.during(CLOSE, name)
     }
 }
 

@@ -70,7 +70,7 @@ impl Plan {
         }
     }
 
-    fn labels(&self) -> HashMap<String, String> {
+    pub(super) fn labels(&self) -> HashMap<String, String> {
         self.labels_for(LIFETIME)
     }
 
@@ -176,6 +176,8 @@ impl Plan {
             volume_options: Some(MountVolumeOptions {
                 // From there the volume's root has its owner and mode.
                 no_copy: Some(false),
+                // Where the volume is gone by now, the engine makes it anew with these.
+                labels: Some(self.labels()),
                 ..MountVolumeOptions::default()
             }),
             ..Mount::default()
@@ -265,6 +267,13 @@ mod tests {
         assert_eq!(labels["swe-forge.owner"], "me");
         assert_eq!(labels["swe-forge.holder"], "1@2");
         assert_eq!(labels["swe-forge.role"], "egress");
+        let sockets = body.pointer_mut("/HostConfig/Mounts/0/VolumeOptions");
+        let options = sockets.unwrap().as_object_mut().unwrap();
+        let of_volume = options.remove("Labels").unwrap();
+        for key in [keys::OWNER, keys::HOLDER, keys::ROLE] {
+            assert_eq!(of_volume[key], labels[key]);
+        }
+        assert!(of_volume[keys::EXPIRES_AT].is_string());
         let host = body["HostConfig"].as_object_mut().unwrap();
         let options = host.remove("SecurityOpt").unwrap();
         assert_eq!(options[0], "no-new-privileges");

@@ -7,14 +7,15 @@
 //! owner can be removed. So nothing is started or read before they are seen to be plain.
 
 use bollard::container::PathStatResponse;
-use bollard::query_parameters::ContainerArchiveInfoOptions;
 use forge_engine::{EngineError, EngineErrorKind, Operation};
 
 use crate::archive::only_file;
-use crate::client::Client;
-use crate::failure::{engine_error, is_not_found};
 use crate::stager::Stager;
 
+/// The folder of both lists. As a link it would lead below a mount, where nothing is until a task puts
+/// something there. Docker makes it a folder in every container, whatever it is in the image; other
+/// engines may not.
+const FOLDER_OF_LISTS: &str = "/etc";
 /// Read by the engine and by its runtime.
 const LISTS: [&str; 2] = ["/etc/passwd", "/etc/group"];
 /// No machine has as many users as fit into this.
@@ -23,8 +24,8 @@ const LIMIT: u64 = 1 << 20;
 const ARCHIVE_OVERHEAD: u64 = 64 * 1024;
 
 /// Kinds of files as Go writes them down.
-const FOLDER: u32 = 1 << 31;
-const LINK: u32 = 1 << 27;
+pub(super) const FOLDER: u32 = 1 << 31;
+pub(super) const LINK: u32 = 1 << 27;
 const DEVICE: u32 = 1 << 26;
 const PIPE: u32 = 1 << 25;
 const SOCKET: u32 = 1 << 24;
@@ -40,20 +41,24 @@ pub(super) type List = (&'static str, Vec<u8>);
 /// # Errors
 /// [`EngineErrorKind::Rejected`] for what is neither absent nor a file of sensible size.
 pub(super) async fn to_replace(
-    client: &Client,
     stager: &Stager<'_>,
     operation: Operation,
     subject: &str,
 ) -> Result<Vec<List>, EngineError> {
+    let look_at = |path| Look {
+        stager,
+        operation,
+        subject,
+        path,
+    };
+    let folder = look_at(FOLDER_OF_LISTS);
+    let found = folder.find(FOLDER_OF_LISTS).await?;
+    if let Some(found) = found {
+        judge_folder(found.file_mode).map_err(|why| folder.refusal(why))?;
+    }
     let mut links = Vec::new();
     for path in LISTS {
-        let look = Look {
-            client,
-            stager,
-            operation,
-            subject,
-            path,
-        };
+        let look = look_at(path);
         links.extend(look.link().await?.map(|target| (look, target)));
     }
     // Only now: the engine reads both lists to send any file.
@@ -68,9 +73,8 @@ pub(super) async fn to_replace(
     Ok(lists)
 }
 
-/// One list that is looked at.
+/// One list, or their folder, that is looked at.
 struct Look<'a> {
-    client: &'a Client,
     stager: &'a Stager<'a>,
     operation: Operation,
     subject: &'a str,
@@ -79,10 +83,7 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn refusal(&self, why: &str) -> EngineError {
-        let message = format!(
-            "its {} is {why}; the engine has to read that file",
-            self.path
-        );
+        let message = format!("its {} is {why}; the engine has to read it", self.path);
         EngineError::new(
             EngineErrorKind::Rejected,
             self.operation,
@@ -109,23 +110,24 @@ impl Look<'_> {
     }
 
     async fn find(&self, path: &str) -> Result<Option<PathStatResponse>, EngineError> {
-        let options = ContainerArchiveInfoOptions {
-            path: path.to_owned(),
-        };
-        let docker = &self.client.docker;
-        let name = self.stager.name();
-        let found = docker.get_container_archive_info(name, Some(options)).await;
-        let error = match found {
-            Ok(found) => return Ok(Some(found)),
-            Err(error) if is_not_found(&error) => return Ok(None),
-            Err(error) => engine_error(self.operation, self.subject, error),
-        };
-        if error.kind == EngineErrorKind::Internal {
-            // The answer says nothing but that the path cannot be followed.
-            return Err(self.refusal("a link that cannot be followed"));
-        }
-        Err(error)
+        let found = self.stager.stat(path).await;
+        found.map_err(|mut error| {
+            if error.kind == EngineErrorKind::Internal {
+                // The answer says nothing but that the path cannot be followed.
+                return self.refusal("a link that cannot be followed");
+            }
+            self.subject.clone_into(&mut error.subject);
+            error
+        })
     }
+}
+
+/// Why what has this mode cannot have lists in it.
+const fn judge_folder(mode: u32) -> Result<(), &'static str> {
+    if mode & FOLDER == 0 {
+        return Err("no folder of its own");
+    }
+    Ok(())
 }
 
 /// Why what has this mode and size is no list.
@@ -155,6 +157,14 @@ fn judge(mode: u32, size: i64) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_in_a_folder_and_not_where_a_link_leads() {
+        assert_eq!(judge_folder(FOLDER | 0o755), Ok(()));
+        for mode in [LINK | 0o777, PIPE, SOCKET, DEVICE, UNKNOWN, 0o644] {
+            assert!(judge_folder(mode).is_err(), "{mode:o}");
+        }
+    }
 
     #[test]
     fn only_a_file_of_sensible_size_is_a_list() {

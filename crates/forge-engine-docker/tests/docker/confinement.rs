@@ -1,9 +1,12 @@
 //! What the inside of a sandbox can and cannot do.
 
+use bollard::query_parameters::KillContainerOptions;
 use forge_core::{Profile, SandboxSpec};
-use forge_engine::Engine;
+use forge_engine::{Condition, Engine, EngineErrorKind};
 
-use crate::support::{BOTH_WAYS, both_ways, request, run, secret, shell, with_bench};
+use crate::support::{
+    BOTH_WAYS, both_ways, next_user, raw_docker, request, run, secret, shell, with_bench,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pid_1_attests_what_was_asked_for() {
@@ -181,8 +184,10 @@ async fn no_thread_of_pid_1_can_be_slowed_down_or_starved() {
             assert_eq!(done.stdout, expected, "{done:?}");
             // One that cannot open anything could not start a program either.
             assert!(shell(&*sandbox, "true").await.succeeded());
-            let again = bench.engine.open(sandbox.id(), &secret()).await.unwrap();
-            assert!(shell(&*again, "true").await.succeeded());
+            if profile == Profile::Run {
+                let again = bench.engine.open(sandbox.id(), &secret()).await.unwrap();
+                assert!(shell(&*again, "true").await.succeeded());
+            }
         }
     })
     .await;
@@ -208,9 +213,104 @@ async fn setup_can_write_to_no_folder_or_file_of_the_machine() {
         }
         let done = shell(&*sandbox, "cat /etc/hostname; hostname").await;
         assert_eq!(done.stdout, "sandbox\nsandbox\n");
-        let again = bench.engine.open(sandbox.id(), &secret()).await.unwrap();
-        assert!(shell(&*again, "true").await.succeeded());
-        assert_eq!(again.kill_all().await.unwrap(), 0);
+        assert_eq!(sandbox.kill_all().await.unwrap(), 0);
+    })
+    .await;
+}
+
+const BUILD: fn(&mut SandboxSpec) = |spec| spec.profile = Profile::Build;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setup_may_leave_programs_of_any_user_running() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox_with("daemons", BUILD).await;
+        // The last one is the user of the relay, which must live on all the same.
+        for user in ["65534", "4242", "65533"] {
+            let script = format!(
+                "setpriv --reuid {user} --regid {user} --clear-groups setsid sleep 1000 \
+                 > /dev/null 2>&1 & \
+                 until grep -q '^Uid:.{user}' /proc/$!/status; do sleep 0.01; done; echo left"
+            );
+            let done = shell(&*sandbox, &script).await;
+            assert_eq!(done.stdout, "left\n", "{done:?}");
+            assert_eq!(sandbox.kill_all().await.unwrap(), 0, "{user}");
+            let done = shell(&*sandbox, "true").await;
+            assert!(done.succeeded(), "{user}: {done:?}");
+        }
+        let user = next_user();
+        sandbox.hand_over("/workspace", user).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_setup_ends_is_not_made_again_out_of_what_setup_left() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox_with("cut", BUILD).await;
+        let program = "#!/bin/sh\ntouch /workspace/run-by-the-engine\n";
+        let script = format!(
+            "rm -f /.swe-forge/init && printf '{program}' > /.swe-forge/init \
+             && chmod 755 /.swe-forge/init \
+             && status=$(grep -l '^Uid:.65533' /proc/[0-9]*/status) \
+             && pid=${{status#/proc/}} && pid=${{pid%/status}} || exit 1
+             setpriv --reuid 65533 --regid 65533 --clear-groups \
+             sh -c \"until test -p /etc/passwd; do sleep 0.01; done; kill -9 $pid\" &
+             until grep -q '^Uid:.65533' /proc/$!/status; do sleep 0.01; done
+             rm -f /etc/passwd && mkfifo /etc/passwd && sleep 1000"
+        );
+        let running = sandbox
+            .exec(request(&["/bin/sh", "-c", &script]))
+            .await
+            .unwrap();
+        let error = running.exit.await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Lost, "{error}");
+        assert!(error.to_string().contains("not made again"), "{error}");
+        assert_eq!(sandbox.condition().await.unwrap(), Condition::Running);
+        let opened = bench.engine.open(sandbox.id(), &secret()).await;
+        let error = opened.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Lost, "{error}");
+        assert!(error.to_string().contains("not made again"), "{error}");
+        bench.engine.destroy(sandbox.id()).await.unwrap();
+        assert_eq!(sandbox.condition().await.unwrap(), Condition::Gone);
+        bench.engine.destroy_workspace(sandbox.id()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setup_whose_container_ends_says_so_and_not_that_its_relay_has() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox_with("ended", BUILD).await;
+        let running = sandbox
+            .exec(request(&["/bin/sleep", "1000"]))
+            .await
+            .unwrap();
+        let name = format!("swe-forge-task-{}", sandbox.id());
+        raw_docker()
+            .kill_container(&name, None::<KillContainerOptions>)
+            .await
+            .unwrap();
+        let error = running.exit.await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Lost, "{error}");
+        assert!(error.to_string().contains("137"), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setup_that_was_started_before_is_not_taken_over() {
+    both_ways(|bench| async move {
+        let (id, user) = (bench.id("again"), next_user());
+        let image = bench.image().await;
+        let workspace = bench.workspace_spec(&id, user);
+        let engine = &bench.engine;
+        engine.create_workspace(&workspace, &image).await.unwrap();
+        let mut spec = bench.sandbox_spec(&id, user);
+        BUILD(&mut spec);
+        let first = engine.create(&spec, &image, &secret()).await.unwrap();
+        let error = engine.create(&spec, &image, &secret()).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        assert!(shell(&*first, "true").await.succeeded());
     })
     .await;
 }
@@ -245,6 +345,25 @@ async fn limits_hold() {
         assert!(report.pids_refused > 0, "{report:?}");
         let again = bench.engine.open(sandbox.id(), &secret()).await.unwrap();
         assert!(shell(&*again, "true").await.succeeded());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filling_what_counts_as_memory_costs_a_write_and_no_program() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let small = |spec: &mut SandboxSpec| spec.limits.memory_bytes = 128 << 20;
+        let sandbox = bench.sandbox_with("small", small).await;
+        let script = "dd if=/dev/zero of=/tmp/big bs=1M; dd if=/dev/zero of=/dev/shm/big bs=1M; \
+                      stat -c %s /tmp/big /dev/shm/big";
+        let done = shell(&*sandbox, script).await;
+        let refused = done.stderr.matches("No space left on device").count();
+        assert_eq!(refused, 2, "{done:?}");
+        let sizes = format!("{}\n{}\n", 64 << 20, 32 << 20);
+        assert_eq!(done.stdout, sizes, "{done:?}");
+        assert_eq!(done.report.oom_kills, 0, "{done:?}");
+        let done = shell(&*sandbox, "python3 -c 'print(1)'").await;
+        assert!(done.succeeded(), "{done:?}");
     })
     .await;
 }

@@ -16,7 +16,9 @@ use forge_core::egress::{AddressException, AddressRange, AllowedHost, DenialReas
 use forge_core::ownership::keys;
 use forge_core::{EgressPolicy, NetworkLevel, PhaseName, SandboxNetwork};
 use forge_engine::task::{OwnedTask, spawn};
-use forge_engine::{Egress, Engine, EngineErrorKind, FoundObject, Inventory, Operation, Sandbox};
+use forge_engine::{
+    Egress, EgressRecords, Engine, EngineErrorKind, FoundObject, Inventory, Operation, Sandbox,
+};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 use sha2::{Digest, Sha256};
@@ -271,6 +273,30 @@ fn egress(sandbox: &dyn Sandbox) -> &dyn Egress {
     sandbox.egress().unwrap()
 }
 
+/// What is recorded once so many connections are. One that was let through is when it has ended,
+/// which is after its client has.
+async fn records(control: &dyn Egress, connections: usize) -> EgressRecords {
+    let mut records = control.take_records().await.unwrap();
+    while records.connections.len() < connections {
+        let more = control.take_records().await.unwrap();
+        records.connections.extend(more.connections);
+        records.counters = more.counters;
+    }
+    records
+}
+
+/// Puts a policy in force for setup after the proxy was lost. Each request waits for it as long as
+/// a run can wait, and on a busy machine its return takes longer.
+async fn set_again(control: &dyn Egress, policy: &EgressPolicy) {
+    for _ in 0..20 {
+        match control.set_policy(policy, PhaseName::Setup).await {
+            Err(error) if error.kind == EngineErrorKind::Unavailable => {}
+            done => return done.unwrap(),
+        }
+    }
+    panic!("the proxy did not come back");
+}
+
 /// What of the proxy stands on the engine.
 async fn proxies(bench: &Bench) -> Vec<FoundObject> {
     let mut found = bench.engine.list(Some(&bench.owner)).await.unwrap();
@@ -303,7 +329,7 @@ async fn what_is_allowed_is_reached_and_everything_else_refused_and_recorded() {
         let done = connect(&*sandbox, "192.0.2.7", outside.port, HELLO).await;
         assert!(done.stdout.contains("ip_literal"), "{done:?}");
 
-        let records = egress(&*sandbox).take_records().await.unwrap();
+        let records = records(egress(&*sandbox), 3).await;
         let mut seen: Vec<_> = records
             .connections
             .iter()
@@ -419,7 +445,7 @@ async fn an_address_that_the_machine_gets_later_is_denied_too() {
         let name = proxies(&bench).await[0].name.clone();
         lose(&name, Loss::Killed).await;
         let control = egress(&*sandbox);
-        control.set_policy(&policy, PhaseName::Setup).await.unwrap();
+        set_again(control, &policy).await;
         let after = connect(&*sandbox, &name_of(late), port, HELLO).await;
         ip(&format!("addr del {late}/32 dev lo"));
         assert!(before.stdout.ends_with("<hello>\n"), "{before:?}");
@@ -501,7 +527,7 @@ async fn a_new_policy_cuts_what_it_forbids_and_holds_at_once() {
             .unwrap();
         let done = connect(&*sandbox, ALLOWED, outside.port, HELLO).await;
         assert!(done.stdout.ends_with("<hello>\n"), "{done:?}");
-        let records = control.take_records().await.unwrap();
+        let records = records(control, 3).await;
         let reasons: Vec<_> = records
             .connections
             .iter()
@@ -545,10 +571,7 @@ async fn a_proxy_that_is_lost_closes_everything_and_comes_back() {
             while tunnel.output.next().await.is_some() {}
             tunnel.exit.await.unwrap();
             // Answered when it is in force again.
-            control
-                .set_policy(&outside.policy(NetworkLevel::PackageOnly), PhaseName::Setup)
-                .await
-                .unwrap();
+            set_again(control, &outside.policy(NetworkLevel::PackageOnly)).await;
             let done = connect(&*sandbox, ALLOWED, outside.port, HELLO).await;
             assert!(done.stdout.ends_with("<hello>\n"), "{loss:?}: {done:?}");
             let done = connect(&*sandbox, OTHER, outside.port, HELLO).await;
@@ -596,7 +619,7 @@ async fn a_lost_proxy_gives_a_sandbox_nothing_to_send_again_and_says_what_is_unk
         let name = proxies(&bench).await[0].name.clone();
         for loss in [Loss::Killed, Loss::Removed] {
             lose(&name, loss).await;
-            control.set_policy(&policy, PhaseName::Setup).await.unwrap();
+            set_again(control, &policy).await;
             let done = connect(&*sandbox, ALLOWED, outside.port, &payload).await;
             assert!(!done.stdout.contains(&text), "{done:?}");
             let records = control.take_records().await.unwrap();

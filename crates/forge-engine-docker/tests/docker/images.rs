@@ -1,15 +1,17 @@
 //! Images: prepared, imported, built, refused.
 
 use std::io::Cursor;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bollard::query_parameters::RemoveImageOptions;
 use forge_core::ownership::keys;
 use forge_engine::images::{BuildOptions, ByteStream, ImportOptions};
-use forge_engine::{Engine, EngineErrorKind, Inventory};
+use forge_engine::{Engine, EngineErrorKind, Inventory, ObjectKind};
+use forge_engine_docker::DockerOptions;
 
 use crate::support::{
-    BOTH_WAYS, Bench, init_bytes, next_user, raw_docker, run, secret, shell, test_image, with_bench,
+    BOTH_WAYS, Bench, init_bytes, next_user, raw_docker, run, secret, shell, test_image,
+    with_bench, with_bench_of,
 };
 
 fn archive(files: &[(&str, &[u8], u32)]) -> ByteStream {
@@ -21,6 +23,124 @@ fn archive(files: &[(&str, &[u8], u32)]) -> ByteStream {
         builder.append_data(&mut header, path, *contents).unwrap();
     }
     Box::pin(Cursor::new(builder.into_inner().unwrap()))
+}
+
+/// An archive of folders, links and files, made in this order.
+fn tree(entries: &[(&str, Entry<'_>)]) -> ByteStream {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, entry) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_size(0);
+        match entry {
+            Entry::Folder => {
+                header.set_entry_type(tar::EntryType::Directory);
+                builder.append_data(&mut header, path, std::io::empty())
+            }
+            Entry::Link(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                builder.append_link(&mut header, path, target)
+            }
+            Entry::File(text) => {
+                header.set_size(text.len() as u64);
+                builder.append_data(&mut header, path, text.as_bytes())
+            }
+        }
+        .unwrap();
+    }
+    Box::pin(Cursor::new(builder.into_inner().unwrap()))
+}
+
+enum Entry<'a> {
+    Folder,
+    Link(&'a str),
+    File(&'a str),
+}
+
+async fn import(bench: &Bench, name: &str, root: ByteStream) {
+    let options = ImportOptions {
+        tags: vec![name.to_owned()],
+        ..ImportOptions::default()
+    };
+    let images = bench.engine.images().unwrap();
+    images.import_image(root, &options).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_cannot_have_its_lists_of_users_where_a_task_writes() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let name = tag(&bench, "lists");
+        let root = tree(&[
+            ("workspace/etc", Entry::Folder),
+            ("workspace/etc/passwd", Entry::File("root:x:0:0::/:/\n")),
+            ("etc", Entry::Link("workspace/etc")),
+        ]);
+        import(&bench, &name, root).await;
+        let prepared = bench.engine.prepare_image(&name).await;
+        if let Ok(image) = &prepared {
+            // The engine has made a folder of it.
+            let task = bench.sandbox("lists").await;
+            let pipes = "mkdir etc && mkfifo etc/passwd etc/group";
+            let done = shell(&*task, pipes).await;
+            assert!(done.succeeded(), "{done:?}");
+            bench.engine.destroy(task.id()).await.unwrap();
+            let id = task.id().with_part("next");
+            let mut spec = bench.sandbox_spec(&id, next_user());
+            spec.workspace = task.id().clone();
+            let next = bench.engine.create(&spec, image, &secret()).await.unwrap();
+            bench.engine.destroy(next.id()).await.unwrap();
+            forget(&image.runnable).await;
+        }
+        forget(&name).await;
+        if let Err(error) = prepared {
+            assert_eq!(error.kind, EngineErrorKind::Rejected, "{error}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_something_else_where_our_additions_would_go_can_be_prepared() {
+    let additions = |options: &mut DockerOptions| {
+        options.certificates = Some(Arc::from(*b"AUTHORITY\n"));
+        options.cargo_config = Some("[net]\noffline = true\n".to_owned());
+    };
+    with_bench_of(BOTH_WAYS[0], additions, |bench| async move {
+        let cargo = (".cargo", Entry::Link("nowhere"));
+        let local = "usr/local/share/ca-certificates";
+        let roots = [
+            tree(&[
+                cargo,
+                ("usr", Entry::Folder),
+                ("usr/local", Entry::Link("nowhere")),
+            ]),
+            tree(&[
+                ("usr/local/share", Entry::Folder),
+                (local, Entry::File("text")),
+            ]),
+            tree(&[
+                ("usr/local/share", Entry::Folder),
+                (local, Entry::Link("loop")),
+                ("usr/local/share/loop", Entry::Link("ca-certificates")),
+            ]),
+            tree(&[("usr/local/share", Entry::Folder)]),
+        ];
+        let mut prepared = Vec::new();
+        for (number, root) in roots.into_iter().enumerate() {
+            let name = tag(&bench, &format!("odd{number}"));
+            import(&bench, &name, root).await;
+            let result = bench.engine.prepare_image(&name).await;
+            if let Ok(image) = &result {
+                forget(&image.runnable).await;
+            }
+            forget(&name).await;
+            prepared.push(result);
+        }
+        for result in prepared {
+            result.unwrap();
+        }
+    })
+    .await;
 }
 
 fn tag(bench: &Bench, part: &str) -> String {
@@ -191,8 +311,17 @@ async fn a_volume_that_an_image_declares_is_read_only_and_goes_with_the_sandbox(
         assert!(!done.succeeded(), "{done:?}");
         let nameless = nameless_volumes().await;
         assert_eq!(engine.list(Some(&bench.owner)).await.unwrap().len(), 4);
-        // Also by a process that did not make it.
-        bench.stranger().await.destroy(&id).await.unwrap();
+        // Also by a process that did not make it, and where the folder of the socket cannot go.
+        let folder = bench.channels().pop().unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::write(&folder, "").unwrap();
+        let stranger = bench.stranger().await;
+        stranger.destroy(&id).await.unwrap_err();
+        let left = engine.list(Some(&bench.owner)).await.unwrap();
+        assert!(left.iter().all(|object| object.kind == ObjectKind::Volume));
+        assert_eq!(left.len(), 2, "{left:?}");
+        std::fs::remove_file(&folder).unwrap();
+        stranger.destroy(&id).await.unwrap();
         engine.destroy_workspace(&id).await.unwrap();
         let left = engine.list(Some(&bench.owner)).await.unwrap();
         assert!(left.is_empty(), "{left:?}");
@@ -248,10 +377,8 @@ async fn a_build_that_fails_says_why() {
 async fn an_unreachable_registry_has_nothing() {
     with_bench(BOTH_WAYS[0], |bench| async move {
         let images = bench.engine.images().unwrap();
-        let start = std::time::Instant::now();
         let has = images.registry_has("127.0.0.1:1/nothing:1").await.unwrap();
         assert!(!has);
-        assert!(start.elapsed().as_secs() < 15);
     })
     .await;
 }

@@ -1,15 +1,21 @@
 //! What is on the engine, and what is ours of it.
 
+use std::collections::HashMap;
+use std::io::Cursor;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use bollard::models::VolumeCreateRequest;
-use bollard::query_parameters::{RemoveContainerOptions, RemoveVolumeOptions};
-use forge_core::OwnerId;
-use forge_core::ownership::keys;
-use forge_engine::{Engine, EngineErrorKind, Inventory, ObjectKind};
+use bollard::models::{ContainerCreateBody, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptions, RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions,
+};
+use forge_core::ownership::{Role, keys};
+use forge_engine::images::ImportOptions;
+use forge_engine::{Engine, EngineErrorKind, FoundObject, Inventory, ObjectKind};
 
-use crate::support::{BOTH_WAYS, next_user, raw_docker, run, secret, with_bench};
+use crate::support::{
+    BOTH_WAYS, Bench, next_user, raw_docker, run, secret, test_image, with_bench,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listing_holds_exactly_what_was_made() {
@@ -114,7 +120,7 @@ fn make_old(folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listing_removes_folders_whose_container_somebody_else_removed() {
+async fn a_sweep_removes_folders_whose_container_somebody_else_removed_and_a_listing_nothing() {
     with_bench(BOTH_WAYS[0], |bench| async move {
         let lost = bench.sandbox("lost").await;
         let lost_folder = bench.channels().pop().unwrap();
@@ -130,19 +136,142 @@ async fn a_listing_removes_folders_whose_container_somebody_else_removed() {
             .await
             .unwrap();
         // Too young to be judged.
-        bench.engine.list(Some(&bench.owner)).await.unwrap();
+        bench.engine.sweep().await;
         assert_eq!(bench.channels().len(), 2);
         for folder in bench.channels() {
             make_old(&folder);
         }
-        let other = OwnerId::new("somebody-else").unwrap();
-        bench.engine.list(Some(&other)).await.unwrap();
-        assert_eq!(bench.channels().len(), 2);
         bench.engine.list(Some(&bench.owner)).await.unwrap();
+        assert_eq!(bench.channels().len(), 2);
+        bench.engine.sweep().await;
         assert_eq!(bench.channels().len(), 1);
         assert!(!lost_folder.exists());
         let done = run(&*kept, &["/bin/true"]).await;
         assert!(done.succeeded(), "{done:?}");
+    })
+    .await;
+}
+
+/// Labels as an image's author could write them, or as a snapshot has them.
+fn labels(bench: &Bench) -> HashMap<String, String> {
+    let mut labels = bench.ownership().labels(Role::Task);
+    labels.insert(
+        keys::EXPIRES_AT.to_owned(),
+        "2000-01-01T00:00:00Z".to_owned(),
+    );
+    labels.into_iter().collect()
+}
+
+/// Makes a container that never starts.
+async fn make_container(image: &str, name: &str, labels: HashMap<String, String>) {
+    let options = CreateContainerOptions {
+        name: Some(name.to_owned()),
+        ..CreateContainerOptions::default()
+    };
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        cmd: Some(vec!["/none".to_owned()]),
+        labels: Some(labels),
+        ..ContainerCreateBody::default()
+    };
+    let docker = raw_docker();
+    docker.create_container(Some(options), body).await.unwrap();
+}
+
+async fn remove_container(name: &str) {
+    let options = None::<RemoveContainerOptions>;
+    let removed = raw_docker().remove_container(name, options).await;
+    removed.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_s_container_that_has_our_labels_from_its_image_is_not_ours() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let image = format!("swe-forge-test/labelled:{}", bench.run.short());
+        let options = ImportOptions {
+            tags: vec![image.clone()],
+            labels: labels(&bench).into_iter().collect(),
+            ..ImportOptions::default()
+        };
+        let empty = tar::Builder::new(Vec::new()).into_inner().unwrap();
+        let images = bench.engine.images().unwrap();
+        let root = Box::pin(Cursor::new(empty));
+        images.import_image(root, &options).await.unwrap();
+        let short = bench.run.short();
+        let (inherited, given) = (format!("inherited-{short}"), format!("given-{short}"));
+        make_container(&image, &inherited, HashMap::new()).await;
+        make_container(&test_image(), &given, labels(&bench)).await;
+        let own = bench.engine.list(Some(&bench.owner)).await;
+        let all = bench.engine.list(None).await;
+        for name in [&inherited, &given] {
+            remove_container(name).await;
+        }
+        let options = None::<RemoveImageOptions>;
+        let removed = raw_docker().remove_image(&image, options, None).await;
+        removed.unwrap();
+        assert_eq!(own.unwrap(), []);
+        let ours = |object: &FoundObject| object.label(keys::OWNER) == Some(bench.owner.as_str());
+        assert!(!all.unwrap().iter().any(ours));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_of_one_name_are_all_removed() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let docker = raw_docker();
+        let name = format!("swe-forge-egress-{}", bench.run.short());
+        let make = async |name: &str| {
+            let request = NetworkCreateRequest {
+                name: name.to_owned(),
+                labels: Some(labels(&bench)),
+                ..NetworkCreateRequest::default()
+            };
+            docker.create_network(request).await
+        };
+        make(&name).await.unwrap();
+        // Newer engines refuse a second one.
+        drop(make(&name).await);
+        let longer = format!("{name}-longer");
+        make(&longer).await.unwrap();
+        let found = bench.engine.list(Some(&bench.owner)).await.unwrap();
+        let object = found.iter().find(|object| object.name == name).unwrap();
+        let removed = bench.engine.remove(object).await;
+        let left = bench.engine.list(Some(&bench.owner)).await.unwrap();
+        removed.unwrap();
+        let names: Vec<&str> = left.iter().map(|object| object.name.as_str()).collect();
+        assert_eq!(names, [longer.as_str()]);
+        bench.engine.remove(object).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_somebody_removed_is_missed_before_the_next_sandbox() {
+    with_bench(BOTH_WAYS[0], |bench| async move {
+        let docker = raw_docker();
+        for part in ["workspace", "spec"] {
+            let id = bench.sandbox(part).await.id().clone();
+            bench.engine.destroy(&id).await.unwrap();
+            let name = format!("swe-forge-{part}-{id}");
+            let options = None::<RemoveVolumeOptions>;
+            docker.remove_volume(&name, options).await.unwrap();
+            let image = bench.image().await;
+            let spec = bench.sandbox_spec(&id, next_user());
+            let create = async || bench.engine.create(&spec, &image, &secret()).await;
+            let error = create().await.unwrap_err();
+            assert_eq!(error.kind, EngineErrorKind::NotFound, "{error}");
+            // As an engine makes it for a mount.
+            let anew = VolumeCreateRequest {
+                name: Some(name),
+                labels: Some(labels(&bench)),
+                ..VolumeCreateRequest::default()
+            };
+            docker.create_volume(anew).await.unwrap();
+            let error = create().await.unwrap_err();
+            assert_eq!(error.kind, EngineErrorKind::NotFound, "{error}");
+            assert!(error.to_string().contains("was lost"), "{error}");
+        }
     })
     .await;
 }

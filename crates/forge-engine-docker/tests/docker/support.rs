@@ -235,6 +235,8 @@ impl Bench {
         for object in &objects {
             self.engine.remove(object).await.unwrap();
         }
+        // What a test lost on purpose.
+        self.engine.sweep().await;
         let left = self.engine.list(Some(&self.owner)).await.unwrap();
         assert!(left.is_empty(), "left behind: {left:?}");
         let left = self.images();

@@ -73,6 +73,10 @@ type Script = dyn Fn(&ExecRequest) -> FakeExec + Send + Sync;
 pub(crate) struct World {
     calls: Vec<String>,
     faults: HashMap<Operation, EngineErrorKind>,
+    /// Parts of calls as they are written down, and how these fail.
+    single_faults: Vec<(String, EngineErrorKind)>,
+    /// What PID 1 of every sandbox ended with.
+    ended: Option<i64>,
     objects: BTreeMap<String, FoundObject>,
     survivors: u32,
     attestation: Option<Attestation>,
@@ -104,6 +108,16 @@ impl FakeEngine {
     /// From now on `operation` fails in this way.
     pub fn fail(&self, operation: Operation, kind: EngineErrorKind) {
         self.world().faults.insert(operation, kind);
+    }
+
+    /// From now on every call that is written down with `part` in it fails in this way.
+    pub fn fail_where(&self, part: &str, kind: EngineErrorKind) {
+        self.world().single_faults.push((part.to_owned(), kind));
+    }
+
+    /// From now on PID 1 of every sandbox has ended with `code`.
+    pub fn set_ended(&self, code: i64) {
+        self.world().ended = Some(code);
     }
 
     /// From now on this many processes resist being ended.
@@ -146,10 +160,15 @@ impl FakeEngine {
     /// Writes a call down, and fails it when it shall fail.
     pub(crate) fn call(&self, operation: Operation, subject: &str) -> Result<(), EngineError> {
         let mut world = self.world();
-        world.calls.push(format!("{operation} {subject}"));
-        match world.faults.get(&operation) {
+        let call = format!("{operation} {subject}");
+        let single = world.single_faults.iter();
+        let single = single.filter(|(part, _)| call.contains(part.as_str()));
+        let fault = single.map(|(_, kind)| *kind).next();
+        let fault = fault.or_else(|| world.faults.get(&operation).copied());
+        world.calls.push(call);
+        match fault {
             Some(kind) => Err(EngineError::new(
-                *kind,
+                kind,
                 operation,
                 subject,
                 "as the test asked",
@@ -216,6 +235,10 @@ impl Inventory for FakeEngine {
         self.call(Operation::Destroy, &object.name)?;
         self.world().objects.remove(&object.name);
         Ok(())
+    }
+
+    async fn sweep(&self) {
+        self.world().calls.push("sweep".to_owned());
     }
 }
 

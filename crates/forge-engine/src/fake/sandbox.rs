@@ -180,6 +180,12 @@ impl Sandbox for FakeSandbox {
     }
 
     async fn condition(&self) -> Result<Condition, EngineError> {
+        if let Some(code) = self.engine.world().ended {
+            return Ok(Condition::Ended {
+                code,
+                out_of_memory: false,
+            });
+        }
         Ok(
             if self
                 .engine

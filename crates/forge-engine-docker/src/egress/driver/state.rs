@@ -11,7 +11,7 @@ use forge_engine::{EgressRecords, EngineError, EngineErrorKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{ANSWER, FIRST_PATIENCE, FRESH, Order, PATIENCE, RENEWAL, Reply, failure};
+use super::{ANSWER, FIRST_PATIENCE, FRESH, Order, PATIENCE, RENEWAL, Reply, STALE, failure};
 use crate::egress::ledger::Ledger;
 use crate::egress::link::{Link, LinkError};
 
@@ -210,7 +210,8 @@ impl State {
     }
 
     /// The list was made again, or could not be. Who waited for it is then not let out; who is
-    /// out stays so, by the list that the proxy has, until it is tried again.
+    /// out stays so, by the list that the proxy has, until it is tried again, or the list is too
+    /// old for anybody.
     pub(super) fn renewed(
         &mut self,
         link: &mut Link,
@@ -228,6 +229,9 @@ impl State {
                         self.ask(link, next);
                     }
                 }
+                if !self.is_list_younger(STALE) {
+                    self.call_in(link);
+                }
                 return;
             }
         };
@@ -241,6 +245,28 @@ impl State {
         for mut question in waiting {
             question.since = since;
             self.ask(link, question);
+        }
+    }
+
+    /// Isolates everybody who is out. Whose network ends before its phase does is no fault of the
+    /// task, so that counts as a lost proxy.
+    fn call_in(&mut self, link: &mut Link) {
+        let out = self.sandboxes.iter_mut();
+        let out = out.filter(|(_, known)| known.established && known.is_out());
+        let sandboxes: Vec<String> = out
+            .map(|(sandbox, known)| {
+                known.ledger.cut_off();
+                sandbox.clone()
+            })
+            .collect();
+        for sandbox in sandboxes {
+            tracing::warn!(
+                sandbox,
+                "a sandbox has lost its network: the denied addresses could not be made again for \
+                 too long"
+            );
+            self.close_down(&sandbox);
+            self.ask(link, Question::set_again(&sandbox));
         }
     }
 

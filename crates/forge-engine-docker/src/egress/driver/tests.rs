@@ -524,6 +524,29 @@ async fn while_anybody_is_out_the_list_is_made_again_and_usage_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_stays_out_by_a_list_that_cannot_be_made_again_for_long() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    let start = Instant::now();
+    let unknown = || Err(failure(EngineErrorKind::Internal, "", "unknown addresses"));
+    for _ in 0..50 {
+        bench.list(unknown());
+    }
+    assert_eq!(proxy.accept_wish().await, "set one isolated");
+    let passed = start.elapsed();
+    assert!(passed >= STALE && passed < STALE + FRESH, "{passed:?}");
+    // Nothing that the phase's programs met from then on is a verdict about them.
+    let records = bench.take("one").await;
+    assert_eq!(proxy.accept().await, "stats one");
+    assert!(records.await.unwrap().unwrap().lost);
+    // Who asks anew is let out by a new list.
+    bench.source.lists.lock().unwrap().clear();
+    let out = bench.set("one", NetworkLevel::PackageOnly).await;
+    assert_eq!(proxy.accept_wish().await, "set one package_only");
+    out.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_proxy_that_does_not_take_the_addresses_is_left() {
     let bench = Bench::new();
     let mut proxy = bench.with_sandbox("one").await;
