@@ -38,6 +38,20 @@ pub enum CertificatesError {
 /// # Errors
 /// What keeps it from being given to sandboxes.
 pub fn check_certificates(path: &Path) -> Result<usize, CertificatesError> {
+    count(&String::from_utf8_lossy(&read(path)?))
+}
+
+/// The contents of a file, of the very bytes that were checked as [`check_certificates`] does.
+///
+/// # Errors
+/// What keeps them from being given to sandboxes.
+pub fn read_certificates(path: &Path) -> Result<Vec<u8>, CertificatesError> {
+    let bytes = read(path)?;
+    count(&String::from_utf8_lossy(&bytes))?;
+    Ok(bytes)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CertificatesError> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_CERTIFICATE_BYTES + 1).read_to_end(&mut bytes))
@@ -45,7 +59,7 @@ pub fn check_certificates(path: &Path) -> Result<usize, CertificatesError> {
     if bytes.len() as u64 > MAX_CERTIFICATE_BYTES {
         return Err(CertificatesError::TooLarge);
     }
-    count(&String::from_utf8_lossy(&bytes))
+    Ok(bytes)
 }
 
 fn count(text: &str) -> Result<usize, CertificatesError> {

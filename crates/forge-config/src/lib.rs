@@ -16,7 +16,9 @@ mod sections;
 mod settings;
 mod toml_tree;
 
-pub use certificates::{CertificatesError, MAX_CERTIFICATE_BYTES, check_certificates};
+pub use certificates::{
+    CertificatesError, MAX_CERTIFICATE_BYTES, check_certificates, read_certificates,
+};
 pub use forge_document::{Diagnostic, MAX_DIAGNOSTICS};
 pub use hosts::host_entry;
 pub use images::{ImageSettings, InvalidPattern};

@@ -53,8 +53,6 @@ const MOST_RESOLVERS: usize = 3;
 const GROUP: &[&str] = &["enabled", "index", "hosts"];
 /// A mebibyte count above this would not be a number of bytes any more.
 const MOST_MEBIBYTES: u64 = 1 << 30;
-/// The file systems that are kept ready take space.
-const MOST_POOLED: u64 = 1000;
 /// A day is the most a container lives, whatever is configured.
 const MOST_SECONDS: u64 = 86_400;
 
@@ -308,7 +306,7 @@ fn index_location(text: &str) -> Result<String, Problem> {
 }
 
 fn disk(decoder: &mut Decoder, field: &Located<'_>) -> Option<DiskSettings> {
-    let fields = decoder.object(field, &["quota", "pool", "preallocate", "pooled"])?;
+    let fields = decoder.object(field, &["quota", "pool", "preallocate"])?;
     let quota = optional(&fields, "quota", |field| {
         let only = QuotaChoice::Only;
         let choices = [
@@ -321,16 +319,11 @@ fn disk(decoder: &mut Decoder, field: &Located<'_>) -> Option<DiskSettings> {
     });
     let pool = optional(&fields, "pool", |field| decoder.value(field, absolute));
     let preallocate = optional(&fields, "preallocate", |field| decoder.boolean(field));
-    let pooled = optional(&fields, "pooled", |field| {
-        let value = decoder.whole(field, 0, Most::fixed(MOST_POOLED))?;
-        u32::try_from(value).ok()
-    });
     let defaults = DiskSettings::default();
     Some(DiskSettings {
         quota: quota?.unwrap_or(defaults.quota),
         pool: pool?,
         preallocate: preallocate?.unwrap_or(defaults.preallocate),
-        pooled: pooled?.unwrap_or(defaults.pooled),
     })
 }
 
@@ -356,18 +349,22 @@ fn image_rules(decoder: &mut Decoder, field: &Located<'_>) -> Option<ImageSettin
 }
 
 fn hardening(decoder: &mut Decoder, field: &Located<'_>) -> Option<HardeningSettings> {
-    let fields = decoder.object(field, &["runtime"])?;
+    let fields = decoder.object(field, &["runtime", "own_cores"])?;
     let runtime = optional(&fields, "runtime", |field| {
         decoder.value(field, |text| {
             let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
             match !text.is_empty() && text.bytes().all(allowed) {
                 true => Ok(text.to_owned()),
                 false => Err(Problem::found(text)
-                    .expecting("the name of a runtime that the engine has, such as \"runsc\"")),
+                    .expecting("the name of a runtime that the engine has, such as \"crun\"")),
             }
         })
     });
-    Some(HardeningSettings { runtime: runtime? })
+    let own_cores = optional(&fields, "own_cores", |field| decoder.boolean(field));
+    Some(HardeningSettings {
+        runtime: runtime?,
+        own_cores: own_cores?.unwrap_or(HardeningSettings::default().own_cores),
+    })
 }
 
 fn secrets(decoder: &mut Decoder, field: &Located<'_>) -> Option<BTreeMap<String, SecretSource>> {

@@ -242,7 +242,7 @@ pub enum QuotaChoice {
 }
 
 /// `[disk]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiskSettings {
     /// What is to hold the size of workspaces.
     pub quota: QuotaChoice,
@@ -250,24 +250,23 @@ pub struct DiskSettings {
     pub pool: Option<PathBuf>,
     /// Whether these files take their whole size at once, so that the disk cannot run full later.
     pub preallocate: bool,
-    /// How many file systems of each size are kept ready.
-    pub pooled: u32,
-}
-
-impl Default for DiskSettings {
-    fn default() -> Self {
-        Self {
-            quota: QuotaChoice::Auto,
-            pool: None,
-            preallocate: false,
-            pooled: 2,
-        }
-    }
 }
 
 /// `[hardening]`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HardeningSettings {
     /// The runtime that the engine is to use for sandboxes; its default when `None`.
     pub runtime: Option<String>,
+    /// Whether attempts are kept to cores that no other attempt of the run has, while there are
+    /// enough.
+    pub own_cores: bool,
+}
+
+impl Default for HardeningSettings {
+    fn default() -> Self {
+        Self {
+            runtime: None,
+            own_cores: true,
+        }
+    }
 }

@@ -15,6 +15,8 @@ use crate::certificates::CaBundle;
 
 /// The name of the file in the state folder.
 pub const BOOK_FILE: &str = "registries.json";
+/// The file beside it by which processes take turns; the book itself is replaced by each of them.
+const LOCK_FILE: &str = "registries.lock";
 /// The format of the file.
 const VERSION: u32 = 1;
 /// Largest file that is read, in bytes.
@@ -117,6 +119,15 @@ pub enum BookError {
         #[source]
         source: io::Error,
     },
+    /// No turn can be had to change it.
+    #[error("could not lock {}, by which processes take turns to write what is known of registries", path.display())]
+    Lock {
+        /// The file of the lock.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// It is damaged.
     #[error("what is known of registries in {} is damaged", path.display())]
     Damaged {
@@ -148,7 +159,7 @@ impl BookError {
                 Some("remove the file: everything is found again, addresses are accepted anew")
             }
             Self::Later { .. } => Some("use the later swe-forge, or another SWE_FORGE_HOME"),
-            Self::Read { .. } | Self::Write { .. } => None,
+            Self::Read { .. } | Self::Write { .. } | Self::Lock { .. } => None,
         }
     }
 }
@@ -186,6 +197,22 @@ impl RegistryBook {
             addresses: document.addresses,
             accepted: document.accepted,
         })
+    }
+
+    /// Changes the book of a state folder while no other process does: what `change` gets is what
+    /// stands there now. Gives the book as it was written, and what `change` gave. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be locked, read or written.
+    pub(crate) fn change<T>(
+        folder: &Path,
+        change: impl FnOnce(&mut Self) -> T,
+    ) -> Result<(Self, T), BookError> {
+        let _turn = lock(folder)?;
+        let mut book = Self::load(folder)?;
+        let given = change(&mut book);
+        book.save(folder)?;
+        Ok((book, given))
     }
 
     /// Writes the book to a state folder, whole or not at all; the folder is made when it is not
@@ -300,6 +327,15 @@ impl RegistryBook {
     }
 }
 
+/// Waits for a turn, which ends when the file is dropped, and with its process at the latest.
+fn lock(folder: &Path) -> Result<File, BookError> {
+    let path = folder.join(LOCK_FILE);
+    let locked = fs::create_dir_all(folder)
+        .and_then(|()| File::create(&path))
+        .and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| BookError::Lock { path, source })
+}
+
 /// Whether what was found is about the index that is set now.
 fn fits(found: &Registry, index: Option<&str>) -> bool {
     match index {
@@ -387,6 +423,24 @@ pub(crate) mod tests {
         assert_eq!(RegistryBook::load(&home).unwrap(), book());
         let files = fs::read_dir(&home).unwrap().count();
         assert_eq!(files, 1, "nothing half-written is left");
+    }
+
+    #[test]
+    fn who_changes_a_book_is_alone_and_sees_what_stands_there_now() {
+        let folder = tempfile::tempdir().unwrap();
+        book().save(folder.path()).unwrap();
+        let lock = folder.path().join(LOCK_FILE);
+        let (changed, is_alone) = RegistryBook::change(folder.path(), |there| {
+            assert_eq!(*there, book());
+            there.put(registry(Group::Go, "https://go.test/", &["go.test"]));
+            File::open(&lock).unwrap().try_lock().is_err()
+        })
+        .unwrap();
+        assert!(is_alone);
+        assert_eq!(RegistryBook::load(folder.path()).unwrap(), changed);
+        assert!(changed.get(Group::Go).is_some() && changed.get(Group::Npm).is_some());
+        // Not tried only: a program that another test is starting may still have the file open.
+        File::open(&lock).unwrap().lock().unwrap();
     }
 
     #[test]

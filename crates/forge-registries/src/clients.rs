@@ -3,17 +3,19 @@
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use forge_config::Group;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 /// Longest that a client may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Largest configuration file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Where clients run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,43 @@ pub trait Clients: Send + Sync {
     /// # Errors
     /// When it is there and cannot be read.
     async fn read(&self, path: &Path) -> io::Result<Option<String>>;
+}
+
+/// The clients of an image.
+#[derive(Clone)]
+pub struct InImage {
+    /// The image's name, for people.
+    pub image: String,
+    /// Its clients.
+    pub clients: Arc<dyn Clients>,
+}
+
+/// Images in which clients can be asked that this machine has not.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// The clients of an image that has the one of `group`.
+    ///
+    /// # Errors
+    /// Why none can be asked, for people.
+    async fn with_client(&self, group: Group) -> Result<InImage, String>;
+}
+
+/// Where clients are asked: those of this machine, which people set to their mirrors, and those of
+/// images where it has none.
+#[derive(Clone, Copy)]
+pub struct Places<'p> {
+    /// This machine's.
+    pub host: &'p dyn Clients,
+    /// The others, where there are any.
+    pub images: Option<&'p dyn Images>,
+}
+
+impl<'p> Places<'p> {
+    /// One place and no other.
+    #[must_use]
+    pub fn only(host: &'p dyn Clients) -> Self {
+        Self { host, images: None }
+    }
 }
 
 /// The clients of this machine.

@@ -25,24 +25,27 @@ const PROXY: [(&str, &str); 7] = [
 
 /// The same in every sandbox, also in one that reaches nothing: a client that tries for minutes and
 /// then says so only takes the task's time.
-const PATIENCE: [(&str, &str); 12] = [
+const PATIENCE: [(&str, &str); 9] = [
     // Nobody is there to answer.
     ("PIP_NO_INPUT", "1"),
     ("GIT_TERMINAL_PROMPT", "0"),
-    // A refusal stays one: trying again only takes the task's time.
-    ("PIP_RETRIES", "1"),
     ("PIP_DEFAULT_TIMEOUT", "30"),
-    ("npm_config_fetch_retries", "1"),
     ("npm_config_fetch_retry_mintimeout", "1000"),
     ("npm_config_fetch_retry_maxtimeout", "5000"),
     ("npm_config_fetch_timeout", "60000"),
-    ("CARGO_NET_RETRY", "1"),
     // Questions about newer versions of the clients themselves.
     ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
     ("npm_config_update_notifier", "false"),
     // Cargo before 1.70 would clone the whole index instead.
     ("CARGO_REGISTRIES_CRATES_IO_PROTOCOL", "sparse"),
 ];
+
+/// Variables that say how often a client tries again.
+const RETRIES: [&str; 3] = ["PIP_RETRIES", "npm_config_fetch_retries", "CARGO_NET_RETRY"];
+/// Where nothing is reached, trying again only takes the task's time.
+const FEW: &str = "1";
+/// An install of some hundred files must survive a connection that broke or came too late.
+const SOME: &str = "3";
 
 /// Variables by which the usual clients take a bundle of certificate authorities.
 const CERTIFICATE_VARIABLES: [&str; 8] = [
@@ -59,7 +62,13 @@ const CERTIFICATE_VARIABLES: [&str; 8] = [
 /// The environment of a sandbox that is isolated.
 #[must_use]
 pub fn isolated_environment() -> Vec<(String, String)> {
-    owned(&PATIENCE).collect()
+    owned(&PATIENCE).chain(retries(FEW)).collect()
+}
+
+fn retries(count: &str) -> impl Iterator<Item = (String, String)> {
+    RETRIES
+        .map(|name| (name.to_owned(), count.to_owned()))
+        .into_iter()
 }
 
 fn owned<'a>(variables: &'a [(&str, &str)]) -> impl Iterator<Item = (String, String)> + 'a {
@@ -77,7 +86,10 @@ pub fn client_environment(
     registries: &RegistryBook,
     certificates: Option<&str>,
 ) -> Vec<(String, String)> {
-    let mut environment: Vec<(String, String)> = owned(&PROXY).chain(owned(&PATIENCE)).collect();
+    let mut environment: Vec<(String, String)> = owned(&PROXY)
+        .chain(owned(&PATIENCE))
+        .chain(retries(SOME))
+        .collect();
     let mut set = |name: &str, value: String| environment.push((name.to_owned(), value));
     if let Some(path) = certificates {
         for name in CERTIFICATE_VARIABLES {
@@ -188,10 +200,12 @@ mod tests {
         let isolated: BTreeMap<String, String> = isolated_environment().into_iter().collect();
         let networked = environment(Vec::new(), None);
         for (name, value) in &isolated {
-            assert_eq!(networked.get(name), Some(value), "{name}");
+            let is_retry = RETRIES.contains(&name.as_str());
+            let expected = if is_retry { SOME } else { value };
+            assert_eq!(networked[name], expected, "{name}");
         }
-        for name in ["PIP_RETRIES", "npm_config_fetch_retries", "CARGO_NET_RETRY"] {
-            assert_eq!(isolated[name], "1");
+        for name in RETRIES {
+            assert_eq!(isolated[name], FEW);
         }
         assert!(
             !isolated

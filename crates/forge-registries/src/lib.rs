@@ -26,11 +26,13 @@ mod refresh;
 pub use addresses::{HostResolver, Need, Resolve, Standing};
 pub use book::{AcceptedAddress, BOOK_FILE, BookError, HostAddresses, Registry, RegistryBook};
 pub use certificates::{CaBundle, find_ca_bundle};
-pub use clients::{Clients, HostClients, Output, Place};
+pub use clients::{
+    Clients, HostClients, Images, InImage, MAX_FILE_BYTES, Output, PATIENCE, Place, Places,
+};
 pub use discover::{DiscoverError, Found, Wanted, discover};
 pub use environment::{PROXY_URL, cargo_config, client_environment, isolated_environment};
 pub use fetch::{Fetch, FetchError, Page};
 pub use forge_config::Group;
 pub use http::HttpFetch;
-pub use policy::{PolicyError, groups_for, language_of, policy_for};
+pub use policy::{Known, PolicyError, groups_for, language_of, policy_for};
 pub use refresh::{Refresh, Refreshed, accept_addresses, up_to_date};

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use forge_config::{Configuration, Group};
+use forge_config::{Configuration, Group, RegistrySettings};
 use jiff::Timestamp;
 
 use crate::addresses::{Resolve, Standing, look_up};
-use crate::book::{AcceptedAddress, BookError, RegistryBook};
-use crate::certificates::find_ca_bundle;
-use crate::clients::Clients;
+use crate::book::{AcceptedAddress, BookError, HostAddresses, Registry, RegistryBook};
+use crate::certificates::{CaBundle, find_ca_bundle};
+use crate::clients::Places;
 use crate::discover::{DiscoverError, Wanted, discover};
 use crate::fetch::{Fetch, FetchError};
 
@@ -47,7 +47,7 @@ pub struct Refreshed {
 /// When the file cannot be read or written. Registries that cannot be found are in the result.
 pub async fn up_to_date<F: Fetch>(
     refresh: Refresh<'_>,
-    clients: &dyn Clients,
+    places: Places<'_>,
     resolver: &dyn Resolve,
     fetch: impl FnOnce(Option<PathBuf>) -> Result<F, FetchError> + Send,
 ) -> Result<Refreshed, BookError> {
@@ -62,9 +62,9 @@ pub async fn up_to_date<F: Fetch>(
             failed: Vec::new(),
         });
     }
-    book.ca_bundle = find_ca_bundle(clients).await;
+    let ca_bundle = find_ca_bundle(places.host).await;
     let own = refresh.configuration.network.ca_bundle.clone();
-    let bundle = own.or_else(|| Some(book.ca_bundle.as_ref()?.path.clone()));
+    let bundle = own.or_else(|| Some(ca_bundle.as_ref()?.path.clone()));
     let wanted: Vec<Wanted> = due
         .iter()
         .map(|&group| Wanted {
@@ -73,30 +73,60 @@ pub async fn up_to_date<F: Fetch>(
         })
         .collect();
     let mut failed = Vec::new();
-    let mut found = Vec::new();
+    let mut registries = Vec::new();
     match fetch(bundle) {
         Ok(fetch) => {
-            for each in discover(clients, &fetch, &wanted, refresh.now).await {
+            for each in discover(places, &fetch, &wanted, refresh.now).await {
                 match each.outcome {
-                    Ok(registry) => {
-                        found.push(each.group);
-                        book.put(registry);
-                    }
+                    Ok(registry) => registries.push(registry),
                     Err(error) => failed.push((each.group, error)),
                 }
             }
         }
         Err(error) => failed.extend(no_fetch(&due, &error)),
     }
-    let effective = book.with_settings(settings, refresh.now);
-    book.addresses = look_up(&effective.hosts(), resolver).await;
-    let (folder, written) = (refresh.folder.to_owned(), book.clone());
-    blocking(move || written.save(&folder)).await?;
+    let found = registries.iter().map(|each| each.group).collect();
+    let mut news = News {
+        registries,
+        ca_bundle,
+        addresses: Vec::new(),
+    };
+    news.put_into(&mut book, settings, refresh.now);
+    let hosts = book.with_settings(settings, refresh.now).hosts();
+    news.addresses = look_up(&hosts, resolver).await;
+    let (folder, own, now) = (refresh.folder.to_owned(), settings.clone(), refresh.now);
+    let work = move |there: &mut RegistryBook| news.put_into(there, &own, now);
+    let (book, ()) = blocking(move || RegistryBook::change(&folder, work)).await?;
     Ok(Refreshed {
         book: book.with_settings(settings, refresh.now),
         found,
         failed,
     })
+}
+
+/// What was found out now.
+#[derive(Debug)]
+struct News {
+    registries: Vec<Registry>,
+    ca_bundle: Option<CaBundle>,
+    addresses: Vec<HostAddresses>,
+}
+
+impl News {
+    /// Finding out takes a while, in which another process may have written to the book: its
+    /// groups, its addresses and what was accepted there stay.
+    fn put_into(&self, book: &mut RegistryBook, settings: &RegistrySettings, now: Timestamp) {
+        for registry in &self.registries {
+            book.put(registry.clone());
+        }
+        book.ca_bundle.clone_from(&self.ca_bundle);
+        let hosts = book.with_settings(settings, now).hosts();
+        book.addresses.retain(|each| {
+            let is_host = hosts.iter().any(|host| host.name == each.host);
+            is_host && self.addresses.iter().all(|new| new.host != each.host)
+        });
+        book.addresses.splice(0..0, self.addresses.iter().cloned());
+    }
 }
 
 /// Accepts the addresses at which the hosts of `refresh.groups` were found, as
@@ -107,22 +137,21 @@ pub async fn up_to_date<F: Fetch>(
 /// When the file cannot be read or written.
 pub async fn accept_addresses(
     refresh: Refresh<'_>,
-    standing: impl Fn(IpAddr) -> Standing,
+    standing: impl Fn(IpAddr) -> Standing + Send + 'static,
 ) -> Result<(RegistryBook, Vec<AcceptedAddress>), BookError> {
     let folder = refresh.folder.to_owned();
-    let mut book = blocking(move || RegistryBook::load(&folder)).await?;
-    let Configuration {
-        registries,
-        network,
-        ..
-    } = refresh.configuration;
-    let mut effective = book.with_settings(registries, refresh.now);
-    let new = effective.accept(refresh.groups, network, standing, refresh.now);
-    // What the settings put in place is not written: it would outlive them.
-    book.accepted.clone_from(&effective.accepted);
-    let folder = refresh.folder.to_owned();
-    blocking(move || book.save(&folder)).await?;
-    Ok((effective, new))
+    let registries = refresh.configuration.registries.clone();
+    let network = refresh.configuration.network.clone();
+    let (groups, now) = (refresh.groups.to_vec(), refresh.now);
+    let work = move |book: &mut RegistryBook| {
+        let mut effective = book.with_settings(&registries, now);
+        let new = effective.accept(&groups, &network, standing, now);
+        // What the settings put in place is not written: it would outlive them.
+        book.accepted.clone_from(&effective.accepted);
+        (effective, new)
+    };
+    let (_, accepted) = blocking(move || RegistryBook::change(&folder, work)).await?;
+    Ok(accepted)
 }
 
 fn due(book: &RegistryBook, refresh: &Refresh<'_>) -> Vec<Group> {
@@ -174,6 +203,7 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::book::tests::registry;
     use crate::discover::tests::{FakeClients, FakeFetch};
     use async_trait::async_trait;
     use forge_config::GroupSettings;
@@ -228,20 +258,68 @@ mod tests {
         };
         configuration.registries.groups.insert(Group::Pypi, off);
         let mut asked = refresh(folder.path(), &configuration);
-        let first = up_to_date(asked, &clients(), &Names, index).await.unwrap();
+        let first = up_to_date(asked, Places::only(&clients()), &Names, index)
+            .await
+            .unwrap();
         assert_eq!(first.found, [Group::Npm]);
         let address = IpAddr::from([10, 0, 0, 1]);
         assert_eq!(first.book.addresses_of("npm.test"), [address]);
         assert!(first.book.addresses_of("gone.test").is_empty());
-        let second = up_to_date(asked, &clients(), &Names, no_index)
+        let second = up_to_date(asked, Places::only(&clients()), &Names, no_index)
             .await
             .unwrap();
         assert_eq!(second.book, first.book);
         asked.now = asked.now.checked_add((24 * 8).hours()).unwrap();
         let missing = FakeClients::default();
-        let third = up_to_date(asked, &missing, &Names, index).await.unwrap();
+        let third = up_to_date(asked, Places::only(&missing), &Names, index)
+            .await
+            .unwrap();
         assert_eq!(third.failed.len(), 1);
         assert_eq!(third.book.registries, first.book.registries);
+    }
+
+    /// Another process that writes to the book while hosts are looked up.
+    struct Meanwhile<'m>(&'m Path);
+
+    #[async_trait]
+    impl Resolve for Meanwhile<'_> {
+        async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+            let address = IpAddr::from([10, 0, 0, 9]);
+            RegistryBook::change(self.0, |book| {
+                book.put(registry(Group::Pypi, "https://py.test/", &["py.test"]));
+                book.addresses = vec![HostAddresses {
+                    host: "py.test".into(),
+                    addresses: vec![address],
+                }];
+                book.accepted = vec![AcceptedAddress {
+                    host: "py.test".into(),
+                    address,
+                    accepted_at: crate::book::tests::now(),
+                }];
+            })
+            .unwrap();
+            Names.addresses(name).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_another_process_wrote_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let configuration = Configuration::default();
+        let asked = refresh(folder.path(), &configuration);
+        let other = Meanwhile(folder.path());
+        let done = up_to_date(asked, Places::only(&clients()), &other, index)
+            .await
+            .unwrap();
+        assert_eq!(done.found, [Group::Npm]);
+        let there = RegistryBook::load(folder.path()).unwrap();
+        for book in [&done.book, &there] {
+            let groups: Vec<Group> = book.registries.iter().map(|each| each.group).collect();
+            assert_eq!(groups, [Group::Pypi, Group::Npm]);
+            assert_eq!(book.accepted.len(), 1);
+            assert_eq!(book.addresses_of("py.test").len(), 1);
+            assert_eq!(book.addresses_of("npm.test").len(), 1);
+        }
     }
 
     #[tokio::test]
@@ -257,14 +335,16 @@ mod tests {
         }
         let asked = refresh(folder.path(), &configuration);
         let empty = |_: Option<PathBuf>| Ok(FakeFetch::default());
-        let done = up_to_date(asked, &clients(), &Names, empty).await.unwrap();
+        let done = up_to_date(asked, Places::only(&clients()), &Names, empty)
+            .await
+            .unwrap();
         assert_eq!(done.book.addresses_of("pypi.test").len(), 1);
         let (book, new) = accept_addresses(asked, |_| Standing::Denied).await.unwrap();
         assert_eq!((new.len(), book.accepted.len()), (2, 2));
         let kept = RegistryBook::load(folder.path()).unwrap();
         assert_eq!(kept.accepted, new);
         assert!(kept.registries.is_empty(), "settings are not written down");
-        let again = up_to_date(asked, &clients(), &Names, no_index)
+        let again = up_to_date(asked, Places::only(&clients()), &Names, no_index)
             .await
             .unwrap();
         assert_eq!(again.book.accepted, new);

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use forge_config::{Configuration, Group};
-use forge_registries::{HostClients, HostResolver, HttpFetch, Refresh, up_to_date};
+use forge_registries::{HostClients, HostResolver, HttpFetch, Places, Refresh, up_to_date};
 use jiff::Timestamp;
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn the_registries_of_this_machine_are_found() {
         now: Timestamp::now(),
     };
     let fetch = |bundle: Option<PathBuf>| HttpFetch::new(bundle.as_deref());
-    let first = up_to_date(refresh, &HostClients, &HostResolver, fetch)
+    let first = up_to_date(refresh, Places::only(&HostClients), &HostResolver, fetch)
         .await
         .unwrap();
     assert!(first.failed.is_empty(), "{:?}", first.failed);
@@ -50,7 +50,7 @@ async fn the_registries_of_this_machine_are_found() {
             "not asked".into(),
         ))
     };
-    let second = up_to_date(refresh, &HostClients, &HostResolver, none)
+    let second = up_to_date(refresh, Places::only(&HostClients), &HostResolver, none)
         .await
         .unwrap();
     assert!(second.found.is_empty() && second.failed.is_empty());

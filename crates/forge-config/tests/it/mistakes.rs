@@ -28,7 +28,7 @@ fn an_unknown_key_is_answered_with_the_one_that_was_meant() {
     assert_eq!(
         mistake("[hardening]\n  user = 0\n"),
         "config.toml:2:3: hardening.user: unknown key \"user\"\n  \
-         hint: the keys here are runtime"
+         hint: the keys here are runtime, own_cores"
     );
     assert!(mistake("[netwrok]\n").contains("did you mean \"network\"?"));
     assert!(mistake("[registries.pip]\n").contains("refresh_days, pypi, npm"));
@@ -95,7 +95,6 @@ fn numbers_out_of_range_are_refused() {
         "[network]\nconnections = 0",
         "[network]\nconnections = 65536",
         "[registries]\nrefresh_days = 0",
-        "[disk]\npooled = 1001",
     ] {
         assert!(mistake(text).contains("expected a"), "{text}");
     }

@@ -132,24 +132,24 @@ fn disks_images_and_hardening_are_read() {
 quota = "loop"
 pool = "/srv/pool"
 preallocate = true
-pooled = 0
 [images]
 allow = ["swe-forge/*"]
 require_digest = true
 [hardening]
 runtime = "runsc"
+own_cores = false
 "#,
     );
     let disk = DiskSettings {
         quota: QuotaChoice::Only(DiskQuota::Loop),
         pool: Some("/srv/pool".into()),
         preallocate: true,
-        pooled: 0,
     };
     assert_eq!(read.disk, disk);
     assert!(read.images.require_digest);
     assert!(!read.images.allows("elsewhere/x"));
     assert_eq!(read.hardening.runtime.as_deref(), Some("runsc"));
+    assert!(!read.hardening.own_cores);
 }
 
 #[test]

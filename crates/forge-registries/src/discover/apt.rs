@@ -9,13 +9,37 @@ use crate::clients::{Clients, Place};
 use forge_core::egress::{AllowedHost, HTTP_PORT, HTTPS_PORT};
 
 const CLIENT: &str = "apt";
+/// The name that base images have in `os-release`.
+const DISTRIBUTION_OF_IMAGES: &str = "debian";
+
+/// Suites of a release beside the release itself.
+const BESIDE: [&str; 6] = [
+    "-updates",
+    "-security",
+    "/updates",
+    "-backports",
+    "-proposed-updates",
+    "-proposed",
+];
 
 /// One source of packages.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Source {
     site: String,
     suite: String,
+    components: Vec<String>,
     signed_by: String,
+    /// Whether it stands in the file that lists the distribution itself.
+    in_main_file: bool,
+}
+
+/// A distribution, as it says of itself.
+#[derive(Debug, PartialEq, Eq, Default)]
+struct Distribution {
+    /// Its own name, and the names of those it is made from.
+    names: Vec<String>,
+    /// The name of its release.
+    codename: Option<String>,
 }
 
 pub(super) async fn hosts(clients: &dyn Clients) -> Result<Hosts, DiscoverError> {
@@ -29,7 +53,8 @@ pub(super) async fn hosts(clients: &dyn Clients) -> Result<Hosts, DiscoverError>
         "Dir::Etc::sourceparts/d",
     ];
     let output = ask(clients, CLIENT, &argv).await?;
-    let mut sources = read(clients, &output.stdout).await;
+    let distribution = distribution(clients).await;
+    let mut sources = read(clients, &output.stdout, &distribution).await;
     if !output.success || sources.is_empty() {
         return Err(no_index(CLIENT, &output));
     }
@@ -37,8 +62,7 @@ pub(super) async fn hosts(clients: &dyn Clients) -> Result<Hosts, DiscoverError>
     // An image has the sources that its maker gave it; a person's machine also has those of any
     // program that was ever installed on it.
     if clients.place() == Place::Host {
-        let codename = codename(clients).await;
-        sources.retain(|source| is_own(source, codename.as_deref()));
+        sources.retain(|source| is_own(source, &distribution));
     }
     let mut hosts = Vec::new();
     for source in &sources {
@@ -69,8 +93,9 @@ pub(super) async fn hosts(clients: &dyn Clients) -> Result<Hosts, DiscoverError>
 }
 
 /// The sources of all files that apt reads, as it says where they are.
-async fn read(clients: &dyn Clients, places: &str) -> Vec<Source> {
-    let mut files = Vec::from_iter(shell_value(places, "LIST"));
+async fn read(clients: &dyn Clients, places: &str, distribution: &Distribution) -> Vec<Source> {
+    let main = shell_value(places, "LIST");
+    let mut files = Vec::from_iter(main.clone());
     if let Some(folder) = shell_value(places, "PARTS") {
         let listed = clients.run(&["ls", "-1", &folder]).await;
         let names = listed.unwrap_or_default().stdout;
@@ -81,11 +106,18 @@ async fn read(clients: &dyn Clients, places: &str) -> Vec<Source> {
     for file in files {
         let text = clients.read(Path::new(&file)).await.ok().flatten();
         let text = text.unwrap_or_default();
-        if file.ends_with(".list") {
-            sources.extend(text.lines().filter_map(one_line));
+        let found: Vec<Source> = if file.ends_with(".list") {
+            text.lines().filter_map(one_line).collect()
         } else if file.ends_with(".sources") {
-            sources.extend(stanzas(&text).iter().flat_map(|it| of_stanza(it)));
-        }
+            stanzas(&text).iter().flat_map(|it| of_stanza(it)).collect()
+        } else {
+            Vec::new()
+        };
+        let in_main_file = Some(&file) == main.as_ref() || distribution.has_list(&file);
+        sources.extend(found.into_iter().map(|source| Source {
+            in_main_file,
+            ..source
+        }));
     }
     sources
 }
@@ -118,7 +150,9 @@ fn one_line(line: &str) -> Option<Source> {
     Some(Source {
         site: words.next()?.to_owned(),
         suite: words.next()?.to_owned(),
+        components: words.map(str::to_owned).collect(),
         signed_by: signed_by.collect(),
+        in_main_file: false,
     })
 }
 
@@ -155,6 +189,7 @@ fn of_stanza(stanza: &[(String, String)]) -> Vec<Source> {
     if !is_binary || off.contains(&field("enabled").to_ascii_lowercase().as_str()) {
         return Vec::new();
     }
+    let words = |name: &str| field(name).split_whitespace().map(str::to_owned).collect();
     let sites = field("uris").split_whitespace();
     let pairs = sites.flat_map(|site| {
         let suites = field("suites").split_whitespace();
@@ -164,32 +199,94 @@ fn of_stanza(stanza: &[(String, String)]) -> Vec<Source> {
         .map(|(site, suite)| Source {
             site: site.to_owned(),
             suite: suite.to_owned(),
+            components: words("components"),
             signed_by: field("signed-by").to_owned(),
+            in_main_file: false,
         })
         .collect()
 }
 
-/// The name of the distribution's release.
-async fn codename(clients: &dyn Clients) -> Option<String> {
-    let text = clients.read(Path::new("/etc/os-release")).await.ok()??;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
-    Some(value.trim_matches('"').to_owned())
+/// Whether a place has the distribution that base images are made of.
+pub(super) async fn is_distribution_of_images(clients: &dyn Clients) -> bool {
+    let own = distribution(clients).await.names.into_iter().next();
+    own.as_deref() == Some(DISTRIBUTION_OF_IMAGES)
+}
+
+/// What the machine or the image is.
+async fn distribution(clients: &dyn Clients) -> Distribution {
+    let text = clients.read(Path::new("/etc/os-release")).await;
+    Distribution::read(&text.ok().flatten().unwrap_or_default())
+}
+
+impl Distribution {
+    /// Reads a file in the format of `os-release`.
+    fn read(text: &str) -> Self {
+        let value = |name: &str| {
+            let mut fields = text.lines().filter_map(|line| line.split_once('='));
+            let (_, value) = fields.find(|(field, _)| *field == name)?;
+            Some(value.trim().trim_matches(['"', '\'']).to_owned())
+        };
+        let names = [value("ID"), value("ID_LIKE")].into_iter().flatten();
+        let names: Vec<String> = names
+            .flat_map(|names| {
+                let names = names.split_whitespace();
+                names.map(str::to_ascii_lowercase).collect::<Vec<String>>()
+            })
+            .collect();
+        Self {
+            names,
+            codename: value("VERSION_CODENAME").filter(|name| !name.is_empty()),
+        }
+    }
+
+    /// Whether a file is the one of `sources.list.d` that installers write for the distribution.
+    fn has_list(&self, file: &str) -> bool {
+        let name = file
+            .rsplit('/')
+            .next()
+            .and_then(|name| name.strip_suffix(".sources"));
+        name.is_some_and(|name| self.names.iter().any(|own| own == name))
+    }
+
+    /// Whether a file of keys is the one that the distribution signs its releases with. The names
+    /// of other vendors' end in the same words.
+    fn has_keys(&self, file: &str) -> bool {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        let (name, _) = name
+            .rsplit_once('.')
+            .filter(|(_, kind)| ["gpg", "pgp", "asc"].contains(kind))
+            .unwrap_or_default();
+        let vendor = name.strip_suffix("-archive-keyring");
+        vendor.is_some_and(|vendor| self.names.iter().any(|own| own == vendor))
+    }
 }
 
 /// Whether a source is the distribution itself: a suite of its release, signed by its own keys.
-fn is_own(source: &Source, codename: Option<&str>) -> bool {
-    let suite = match codename {
-        None => true,
-        Some(codename) => source
-            .suite
-            .strip_prefix(codename)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/'])),
-    };
-    // Third parties like the same names of suites, but not the same keys.
-    let keys = source.signed_by.is_empty() || source.signed_by.contains("archive-keyring");
-    suite && keys
+///
+/// Where a source names no keys, apt takes any key that it trusts, those of other vendors
+/// included. Such a source counts where installers write those of the distribution, with a suite
+/// and a component that it has.
+fn is_own(source: &Source, distribution: &Distribution) -> bool {
+    let beside = distribution.codename.as_deref().map(|codename| {
+        let suite = source.suite.strip_prefix(codename);
+        suite.map(|rest| rest.trim_end_matches('/'))
+    });
+    let mut keys = source
+        .signed_by
+        .split([',', ' '])
+        .filter(|key| !key.is_empty())
+        .peekable();
+    if keys.peek().is_some() {
+        let is_suite = match beside {
+            None => true,
+            Some(rest) => rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/'])),
+        };
+        return is_suite && keys.all(|key| distribution.has_keys(key));
+    }
+    let is_suite = beside
+        .flatten()
+        .is_some_and(|rest| rest.is_empty() || BESIDE.contains(&rest));
+    is_suite && source.in_main_file && source.components.iter().any(|name| name == "main")
 }
 
 /// Where the files of a source come from: itself, or the mirrors of a list on this machine.
@@ -237,19 +334,86 @@ mod tests {
         }
     }
 
+    const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+    fn debian() -> Distribution {
+        Distribution::read("NAME=\"Debian\"\nVERSION_CODENAME=trixie\nID=debian\n")
+    }
+
+    fn signed(suite: &str, signed_by: &str) -> Source {
+        Source {
+            site: "https://a.test".into(),
+            suite: suite.into(),
+            components: vec!["main".into()],
+            signed_by: signed_by.into(),
+            in_main_file: false,
+        }
+    }
+
     #[test]
     fn only_suites_of_the_release_with_the_distributions_keys_are_its_own() {
-        let own = |suite: &str, signed_by: &str| {
-            let source = Source {
-                site: "https://a.test".into(),
-                suite: suite.into(),
-                signed_by: signed_by.into(),
-            };
-            is_own(&source, Some("trixie"))
+        let own = |suite: &str, keys: &str| is_own(&signed(suite, keys), &debian());
+        assert!(own("trixie", KEYS) && own("trixie-updates", KEYS) && own("trixie/updates", KEYS));
+        assert!(!own("trixiex", KEYS) && !own("stable", KEYS) && !own("vendor-trixie", KEYS));
+        for keys in [
+            "debian-archive-keyring.pgp",
+            "/etc/apt/keyrings/debian-archive-keyring.asc",
+            &format!("{KEYS},/usr/share/keyrings/debian-archive-keyring.pgp"),
+        ] {
+            assert!(own("trixie", keys), "{keys}");
+        }
+        for keys in [
+            "/etc/apt/keyrings/vendor.gpg",
+            "/usr/share/keyrings/vendor-archive-keyring.gpg",
+            "/usr/share/keyrings/not-debian-archive-keyring.gpg",
+            "/usr/share/keyrings/debian-archive-keyring.gpg/vendor.gpg",
+            "/usr/share/keyrings/debian-archive-keyring.gpg.vendor",
+            "/usr/share/keyrings/debian-archive-keyring",
+            "/usr/share/keyrings/-archive-keyring.gpg",
+            &format!("{KEYS},/etc/apt/keyrings/vendor.gpg"),
+            "-----BEGIN PGP PUBLIC KEY BLOCK----- . mQINBF",
+        ] {
+            assert!(!own("trixie", keys), "{keys}");
+        }
+    }
+
+    #[test]
+    fn a_distribution_made_from_another_has_the_keys_of_both() {
+        let made = Distribution::read("ID=made\nID_LIKE=\"ubuntu debian\"\n");
+        assert_eq!(made.names, ["made", "ubuntu", "debian"]);
+        for vendor in ["made", "ubuntu", "debian"] {
+            let keys = format!("/usr/share/keyrings/{vendor}-archive-keyring.gpg");
+            assert!(is_own(&signed("any", &keys), &made), "{vendor}");
+        }
+        let nameless = Distribution::read("");
+        let keys = "/usr/share/keyrings/-archive-keyring.gpg";
+        assert!(!is_own(&signed("any", KEYS), &nameless));
+        assert!(!is_own(&signed("any", keys), &nameless));
+    }
+
+    #[test]
+    fn without_keys_only_what_looks_like_the_distribution_in_its_own_file_is_its_own() {
+        let main = |suite: &str| Source {
+            in_main_file: true,
+            ..signed(suite, "")
         };
-        let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        assert!(own("trixie", keys) && own("trixie-updates", "") && own("trixie/updates", keys));
-        assert!(!own("trixie", "/etc/apt/keyrings/vendor.gpg"));
-        assert!(!own("trixiex", keys) && !own("stable", keys) && !own("vendor-trixie", keys));
+        let own = |source: &Source| is_own(source, &debian());
+        assert!(
+            own(&main("trixie")) && own(&main("trixie-updates")) && own(&main("trixie/updates"))
+        );
+        assert!(!own(&signed("trixie", "")), "in a vendor's file");
+        assert!(!own(&main("trixie-vendor")) && !own(&main("stable")) && !own(&main("trixie/x")));
+        let components = vec!["vendor".into()];
+        let source = Source {
+            components,
+            ..main("trixie")
+        };
+        assert!(!own(&source), "a component that the distribution has not");
+        let nameless = Distribution::read("ID=debian\n");
+        assert!(!is_own(&main("trixie"), &nameless), "no release is known");
+        let debian = debian();
+        assert!(debian.has_list("/etc/apt/sources.list.d/debian.sources"));
+        assert!(!debian.has_list("/etc/apt/sources.list.d/vendor-debian.sources"));
+        assert!(!debian.has_list("/etc/apt/sources.list.d/debian.list"));
     }
 }

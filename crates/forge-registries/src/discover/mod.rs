@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use url::{Host, Url};
 
 use crate::book::{Registry, merge};
-use crate::clients::{Clients, Output};
+use crate::clients::{Clients, Images, InImage, Output, Places};
 use crate::fetch::{Fetch, FetchError, Page};
 
 pub(crate) use pypi::settings as pip_settings;
@@ -51,6 +51,25 @@ pub enum DiscoverError {
     NoClient {
         /// The program.
         client: &'static str,
+    },
+    /// Its client is not here, and no image can be asked instead.
+    #[error("{here}; no image can be asked instead: {why}")]
+    NoImage {
+        /// What is the matter here.
+        here: Box<Self>,
+        /// Why not.
+        why: String,
+    },
+    /// Its client is not here, and that of an image was of no use.
+    #[error("{here}; neither does {image} help")]
+    InImage {
+        /// What is the matter here.
+        here: Box<Self>,
+        /// The image.
+        image: String,
+        /// What came of it.
+        #[source]
+        source: Box<Self>,
     },
     /// Its client could not be asked.
     #[error("{client} could not be asked")]
@@ -115,6 +134,55 @@ pub enum DiscoverError {
 }
 
 impl DiscoverError {
+    /// Whether it only says that there is nobody here who could say.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::NoClient { .. } | Self::NoIndex { .. } => true,
+            Self::NoImage { here, .. } => here.is_absence(),
+            Self::InImage { source, .. } => source.is_absence(),
+            _ => false,
+        }
+    }
+
+    /// Whether its client is nowhere.
+    #[must_use]
+    pub fn is_without_client(&self) -> bool {
+        match self {
+            Self::NoClient { .. } => true,
+            Self::NoImage { here, .. } => here.is_without_client(),
+            Self::InImage { here, source, .. } => {
+                here.is_without_client() && source.is_without_client()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether an image's client may know more. What a client here is set to holds, also when it
+    /// is set to no index; apt's sources may all be somebody else's.
+    fn is_for_images(&self, group: Group) -> bool {
+        match group {
+            Group::Pypi | Group::Npm | Group::Cargo | Group::Go => {
+                matches!(self, Self::NoClient { .. })
+            }
+            Group::Apt => self.is_absence(),
+            // No base image has these clients.
+            Group::Maven | Group::Gradle | Group::Gems => false,
+        }
+    }
+
+    /// The error with everything underneath it, on one line.
+    #[must_use]
+    pub fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(source) = next {
+            text.push_str(&format!(": {source}"));
+            next = source.source();
+        }
+        text
+    }
+
     /// What a person can do about it.
     #[must_use]
     pub fn hint(&self, group: Group) -> String {
@@ -126,6 +194,11 @@ impl DiscoverError {
             Self::Status {
                 status: 401 | 403, ..
             } => "sandboxes get no credentials: give them an index that needs none".to_owned(),
+            Self::InImage { source, .. } => source.hint(group),
+            Self::NoImage { here, .. } => format!(
+                "`swe-forge images build` makes images, whose clients are asked then; or {}",
+                here.hint(group)
+            ),
             Self::NoClient { .. } | Self::NoIndex { .. } if group != Group::Apt => {
                 format!(
                     "set registries.{group}.hosts, or .index where it is not the client's own; \
@@ -174,7 +247,7 @@ struct Hosts {
 
 /// Finds out about all of `wanted` at once; one that fails keeps no other from being found.
 pub async fn discover(
-    clients: &dyn Clients,
+    places: Places<'_>,
     fetch: &dyn Fetch,
     wanted: &[Wanted],
     now: Timestamp,
@@ -182,10 +255,101 @@ pub async fn discover(
     let all = wanted.iter().map(|wanted| async move {
         Found {
             group: wanted.group,
-            outcome: Box::pin(one(clients, fetch, wanted, now)).await,
+            outcome: Box::pin(here_or_in_image(places, fetch, wanted, now)).await,
         }
     });
     join_all(all).await
+}
+
+async fn here_or_in_image(
+    places: Places<'_>,
+    fetch: &dyn Fetch,
+    wanted: &Wanted,
+    now: Timestamp,
+) -> Result<Registry, DiscoverError> {
+    let here = one(places.host, fetch, wanted, now).await;
+    let is_for_images = match &here {
+        Err(error) => error.is_for_images(wanted.group),
+        // Sandboxes have the sources of their image, and these are another distribution's.
+        Ok(_) => wanted.group == Group::Apt && !apt::is_distribution_of_images(places.host).await,
+    };
+    let Some(images) = places.images.filter(|_| is_for_images) else {
+        return here;
+    };
+    match (here, in_image(images, fetch, wanted, now).await) {
+        (Ok(here), Ok(there)) => Ok(Registry {
+            how: format!("{}; {}", here.how, there.how),
+            hosts: merge([there.hosts, here.hosts].concat()),
+            ..here
+        }),
+        (Ok(here), Err(useless)) => Ok(Registry {
+            how: format!("{}; {}", here.how, useless.told()),
+            ..here
+        }),
+        (Err(_), Ok(there)) => Ok(there),
+        (Err(here), Err(useless)) => Err(useless.after(here)),
+    }
+}
+
+/// An image that says nothing.
+enum Useless {
+    NoImage(String),
+    Client {
+        image: String,
+        source: DiscoverError,
+    },
+}
+
+impl Useless {
+    fn told(&self) -> String {
+        match self {
+            Self::NoImage(why) => format!("no image can be asked: {why}"),
+            Self::Client { image, source } => format!("{image}: {}", source.with_causes()),
+        }
+    }
+
+    fn after(self, here: DiscoverError) -> DiscoverError {
+        let here = Box::new(here);
+        match self {
+            Self::NoImage(why) => DiscoverError::NoImage { here, why },
+            Self::Client { image, source } => DiscoverError::InImage {
+                here,
+                image,
+                source: Box::new(source),
+            },
+        }
+    }
+}
+
+async fn in_image(
+    images: &dyn Images,
+    fetch: &dyn Fetch,
+    wanted: &Wanted,
+    now: Timestamp,
+) -> Result<Registry, Useless> {
+    let asked = images.with_client(wanted.group).await;
+    let InImage { image, clients } = asked.map_err(Useless::NoImage)?;
+    match one(&*clients, fetch, wanted, now).await {
+        Ok(registry) => Ok(Registry {
+            how: format!("{} in {image}: {}", client(wanted.group), registry.how),
+            ..registry
+        }),
+        Err(source) => Err(Useless::Client { image, source }),
+    }
+}
+
+/// Who is asked about a group.
+const fn client(group: Group) -> &'static str {
+    match group {
+        Group::Pypi => "pip",
+        Group::Npm => "npm",
+        Group::Cargo => "cargo",
+        Group::Apt => "apt",
+        Group::Go => "go",
+        Group::Maven => "maven",
+        Group::Gradle => "gradle",
+        Group::Gems => "gem",
+    }
 }
 
 async fn one(

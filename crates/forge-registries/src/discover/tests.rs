@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use forge_config::Group;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::*;
-use crate::clients::Place;
+use crate::clients::{Images, Place};
 
 /// Clients that say what a test has them say, by a part of their command line.
 #[derive(Default)]
@@ -143,7 +143,7 @@ async fn find(
         group,
         index: index.map(str::to_owned),
     }];
-    let mut found = discover(clients, fetch, &wanted, now()).await;
+    let mut found = discover(Places::only(clients), fetch, &wanted, now()).await;
     found.remove(0).outcome
 }
 
@@ -311,9 +311,145 @@ async fn one_group_that_fails_keeps_no_other_from_being_found() {
     let mut fetch = FakeFetch::default().serves("https://index.test/simple/pip/", JSON, PROJECT);
     fetch.down.insert("down.test".into());
     let wanted = [Group::Npm, Group::Pypi].map(|group| Wanted { group, index: None });
-    let found = discover(&clients, &fetch, &wanted, now()).await;
+    let found = discover(Places::only(&clients), &fetch, &wanted, now()).await;
     let fetch_failed = |found: &Found| matches!(found.outcome, Err(DiscoverError::Fetch { .. }));
     assert!(fetch_failed(&found[0]) && found[1].outcome.is_ok());
+}
+
+/// One image with these clients, and who asked for it.
+struct OneImage {
+    clients: Option<Arc<FakeClients>>,
+    asked: Mutex<Vec<Group>>,
+}
+
+#[async_trait]
+impl Images for OneImage {
+    async fn with_client(&self, group: Group) -> Result<InImage, String> {
+        self.asked.lock().unwrap().push(group);
+        match &self.clients {
+            None => Err("base-image is not there".to_owned()),
+            Some(clients) => Ok(InImage {
+                image: "base-image".to_owned(),
+                clients: Arc::<FakeClients>::clone(clients),
+            }),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_asked_for_the_clients_that_this_machine_has_not() {
+    let packument = r#"{"versions": {"1.0.0": {"dist": {"tarball": "https://npm.test/ms.tgz"}}}}"#;
+    let fetch = FakeFetch::default()
+        .serves("https://npm.test/ms", "application/json", packument)
+        .serves("https://index.test/simple/pip/", JSON, PROJECT);
+    let sources = "deb https://deb.test/debian trixie main\n";
+    let in_image = FakeClients::default()
+        .in_image()
+        .answers("npm config get registry", "https://npm.test/\n")
+        .answers(
+            "pip config list",
+            "global.index-url='https://image.test/'\n",
+        )
+        .answers("apt-config shell", "LIST='/etc/apt/sources.list'\n")
+        .holds("/etc/apt/sources.list", sources);
+    let groups = [
+        Group::Pypi,
+        Group::Npm,
+        Group::Cargo,
+        Group::Apt,
+        Group::Maven,
+    ];
+    let wanted = groups.map(|group| Wanted { group, index: None });
+    let mut images = OneImage {
+        clients: Some(Arc::new(in_image)),
+        asked: Mutex::default(),
+    };
+    // Of apt's sources here none is the distribution's.
+    let host = pip("")
+        .answers("apt-config shell", "LIST='/etc/apt/sources.list'\n")
+        .holds("/etc/apt/sources.list", "deb https://v.test any main\n");
+    let places = Places {
+        host: &host,
+        images: Some(&images),
+    };
+    let found = discover(places, &fetch, &wanted, now()).await;
+    let [pypi, npm, cargo, apt, maven] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    let pypi = pypi.outcome.as_ref().unwrap();
+    assert_eq!(hosts(pypi)[0], "index.test", "what is here goes first");
+    let npm = npm.outcome.as_ref().unwrap();
+    assert_eq!(hosts(npm), ["npm.test"]);
+    assert!(npm.how.starts_with("npm in base-image: "), "{}", npm.how);
+    assert_eq!(hosts(apt.outcome.as_ref().unwrap()), ["deb.test:80,443"]);
+    let error = cargo.outcome.as_ref().unwrap_err();
+    assert!(matches!(error, DiscoverError::InImage { .. }) && error.is_absence());
+    assert!(maven.outcome.is_err());
+    let mut asked = images.asked.lock().unwrap().clone();
+    asked.sort_unstable();
+    assert_eq!(asked, [Group::Npm, Group::Cargo, Group::Apt]);
+    images.clients = None;
+    let places = Places {
+        host: &host,
+        images: Some(&images),
+    };
+    let mut found = discover(places, &fetch, &wanted[1..2], now()).await;
+    let error = found.remove(0).outcome.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "npm is not installed, so nobody says where the index is; no image can be asked instead: \
+         base-image is not there"
+    );
+    assert!(error.is_absence() && error.hint(Group::Npm).contains("images build"));
+}
+
+#[tokio::test]
+async fn apt_of_another_distribution_is_asked_in_an_image_as_well() {
+    let machine = |os: &str, source: &str| {
+        FakeClients::default()
+            .answers("apt-config shell", "LIST='/etc/apt/sources.list'\n")
+            .holds("/etc/apt/sources.list", source)
+            .holds("/etc/os-release", os)
+    };
+    let debian = || {
+        machine(
+            "ID=debian\nVERSION_CODENAME=a\n",
+            "deb https://deb.test a main\n",
+        )
+    };
+    let other = machine(
+        "ID=other\nID_LIKE=debian\nVERSION_CODENAME=b\n",
+        "deb https://other.test b main\n",
+    );
+    let mut images = OneImage {
+        clients: Some(Arc::new(debian().in_image())),
+        asked: Mutex::default(),
+    };
+    let group = Group::Apt;
+    let wanted = [Wanted { group, index: None }];
+    let fetch = FakeFetch::default();
+    for (host, expected) in [
+        (&debian(), &["deb.test:80,443"][..]),
+        (&other, &["deb.test:80,443", "other.test:80,443"]),
+    ] {
+        let images = Some(&images as &dyn Images);
+        let found = discover(Places { host, images }, &fetch, &wanted, now()).await;
+        assert_eq!(hosts(found[0].outcome.as_ref().unwrap()), expected);
+    }
+    assert_eq!(images.asked.lock().unwrap().len(), 1);
+    images.clients = None;
+    let places = Places {
+        host: &other,
+        images: Some(&images),
+    };
+    let found = discover(places, &fetch, &wanted, now()).await;
+    let found = found[0].outcome.as_ref().unwrap();
+    assert_eq!(hosts(found), ["other.test:80,443"]);
+    assert!(
+        found.how.ends_with("base-image is not there"),
+        "{}",
+        found.how
+    );
 }
 
 #[tokio::test]
@@ -365,9 +501,11 @@ async fn apt_of_a_machine_gives_the_distributions_sources_and_of_an_image_all() 
          Types: deb\nEnabled: no\nURIs: http://off.test/debian\nSuites: trixie\n\n\
          Types: deb-src\nURIs: http://source.test/debian\nSuites: trixie\n"
     );
-    let more = "# deb http://commented.test/ trixie main\n\
-                deb mirror+file:/etc/apt/mirrors/x.list trixie-security main # here\n\
-                deb [arch=amd64 signed-by=/etc/apt/keyrings/vendor.gpg] https://vendor.test/apt stable main\n";
+    let main = "# deb http://commented.test/ trixie main\n\
+                deb mirror+file:/etc/apt/mirrors/x.list trixie-security main # here\n";
+    let more = "deb [arch=amd64 signed-by=/etc/apt/keyrings/vendor.gpg] https://vendor.test/apt stable main\n\
+                deb [signed-by=/usr/share/keyrings/vendor-archive-keyring.gpg] https://v.test trixie main\n\
+                deb https://unsigned.test trixie main\n";
     let clients = || {
         FakeClients::default()
             .answers(
@@ -379,6 +517,7 @@ async fn apt_of_a_machine_gives_the_distributions_sources_and_of_an_image_all() 
                 "debian.sources\nmore.list\nold.list.save\n",
             )
             .holds("/etc/apt/parts/debian.sources", &own)
+            .holds("/etc/apt/sources.list", main)
             .holds("/etc/apt/parts/more.list", more)
             .holds(
                 "/etc/apt/parts/old.list.save",
@@ -392,11 +531,11 @@ async fn apt_of_a_machine_gives_the_distributions_sources_and_of_an_image_all() 
     };
     let fetch = FakeFetch::default();
     let found = find(Group::Apt, None, &clients(), &fetch).await.unwrap();
-    assert_eq!(hosts(&found), ["deb.test:80,443", "one.test:80,443"]);
+    assert_eq!(hosts(&found), ["one.test:80,443", "deb.test:80,443"]);
     assert_eq!(found.index, None);
     let image = clients().in_image();
     let found = find(Group::Apt, None, &image, &fetch).await.unwrap();
-    assert_eq!(hosts(&found).len(), 3);
+    assert_eq!(hosts(&found).len(), 5);
 }
 
 #[tokio::test]
