@@ -256,9 +256,32 @@ impl CliError {
     }
 }
 
+/// Whoever said where the file is: it is mended there, or said anew.
+const CERTIFICATES_HINT: &str = "network.ca_bundle of the configuration names the file, or else \
+    pip, npm, cargo, git or a variable such as SSL_CERT_FILE does; mend it, set network.ca_bundle, \
+    or let `swe-forge registries refresh` find another";
+
+fn configuration_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            "--config and SWE_FORGE_CONFIG name a file that must be there; without either, none has \
+             to be"
+        }
+        io::ErrorKind::PermissionDenied => "whoever runs swe-forge must be able to read it",
+        _ => "it is a TOML file of at most 1 MiB; docs/operators.md has all of it",
+    }
+}
+
 fn hint_of(error: &(dyn Error + 'static)) -> Option<String> {
-    if let Some(CliError::Connect(ConnectError::Program { hint, .. })) = error.downcast_ref() {
-        return Some(hint.clone());
+    match error.downcast_ref() {
+        Some(CliError::Connect(ConnectError::Program { hint, .. })) => return Some(hint.clone()),
+        Some(CliError::Connect(ConnectError::Certificates { .. })) => {
+            return Some(CERTIFICATES_HINT.to_owned());
+        }
+        Some(CliError::Configuration(ConfigError::Unreadable { source, .. })) => {
+            return Some(configuration_hint(source).to_owned());
+        }
+        _ => {}
     }
     if let Some(CliError::Connect(ConnectError::Engine(error)) | CliError::Engine(error)) =
         error.downcast_ref()
@@ -344,6 +367,31 @@ mod tests {
              caused by: underneath\n\
              hint: is the engine running? `swe-forge doctor` says what was tried\n"
         );
+    }
+
+    #[test]
+    fn files_of_the_operators_that_cannot_be_used_say_who_names_them() {
+        let file = PathBuf::from("/etc/swe-forge/config.toml");
+        let unreadable = |kind: io::ErrorKind| {
+            CliError::Configuration(ConfigError::Unreadable {
+                file: file.clone(),
+                source: kind.into(),
+            })
+        };
+        let gone = unreadable(io::ErrorKind::NotFound).hints();
+        assert!(gone[0].contains("SWE_FORGE_CONFIG"), "{gone:?}");
+        let forbidden = unreadable(io::ErrorKind::PermissionDenied).hints();
+        assert!(forbidden[0].contains("able to read"), "{forbidden:?}");
+        let error = CliError::Connect(ConnectError::Certificates {
+            path: "/etc/ca.pem".into(),
+            source: forge_config::CertificatesError::None,
+        });
+        let text = error.render(PLAIN);
+        assert!(
+            text.contains("caused by: it holds no certificate"),
+            "{text}"
+        );
+        assert!(text.contains("hint: network.ca_bundle"), "{text}");
     }
 
     #[test]

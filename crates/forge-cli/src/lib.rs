@@ -9,6 +9,7 @@
 //! * `commands`: one file for each command.
 
 pub mod arguments;
+mod base_images;
 mod commands;
 pub mod error;
 pub mod escape;

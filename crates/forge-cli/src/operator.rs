@@ -3,15 +3,16 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use forge_config::{Configuration, Group, SecretValue};
-use forge_core::{EgressPolicy, Failure, NetworkLevel, PhaseName, Reason, Task};
+use forge_config::{Configuration, Group, ImageSettings, SecretValue};
+use forge_core::{EgressPolicy, Failure, ImageChoice, NetworkLevel, PhaseName, Reason, Task};
 use forge_orchestrator::Operator;
 use forge_registries::{
-    HostClients, HostResolver, HttpFetch, PolicyError, Refresh, RegistryBook, client_environment,
-    groups_for, isolated_environment, language_of, policy_for, up_to_date,
+    DiscoverError, Known, PolicyError, Refresh, RegistryBook, client_environment, groups_for,
+    isolated_environment, language_of, policy_for,
 };
 use jiff::Timestamp;
 
+use crate::base_images::find_out;
 use crate::error::CliError;
 use crate::provider::EngineSettings;
 use crate::session::Session;
@@ -23,6 +24,8 @@ use crate::style::Style;
 pub(crate) struct Rules {
     configuration: Configuration,
     book: RegistryBook,
+    /// The registries that are wanted and could not be found out.
+    failed: Vec<(Group, DiscoverError)>,
     /// Where sandboxes find the operator's certificate authorities, when there are any.
     certificates: Option<&'static str>,
     variable: fn(&str) -> Option<OsString>,
@@ -50,18 +53,18 @@ impl Rules {
             force: false,
             now: Timestamp::now(),
         };
-        let fetch = |bundle: Option<PathBuf>| HttpFetch::new(bundle.as_deref());
-        let refreshed = up_to_date(refresh, &HostClients, &HostResolver, fetch).await?;
+        let refreshed = find_out(session, refresh).await?;
         for (group, error) in &refreshed.failed {
             let text = format!(
                 "the registry of {group} is not known: {}",
-                forge_orchestrator::failure::chain(error)
+                error.with_causes()
             );
             session.printer.remark(Style::Warning, "warning", &text);
         }
         let rules = Self {
             configuration,
             book: refreshed.book,
+            failed: refreshed.failed,
             certificates: None,
             variable: settings::secret,
         };
@@ -112,23 +115,31 @@ fn has_network(task: &Task) -> bool {
         .any(|phase| task.network.level(phase) != NetworkLevel::Isolated)
 }
 
+/// Why the operator does not allow an image.
+fn refusal(images: &ImageSettings, image: &ImageChoice) -> Option<String> {
+    let reference = image.reference();
+    if !images.allows(reference) {
+        return Some(format!(
+            "the operator's images.allow has no pattern for image {reference}"
+        ));
+    }
+    // The image of a language is made on this machine, so nobody can know its digest beforehand.
+    let is_named = matches!(image, ImageChoice::Reference(_));
+    if images.require_digest && is_named && !reference.contains("@sha256:") {
+        return Some(format!(
+            "the operator requires images by digest, and {reference} has none: write \
+             NAME@sha256:…"
+        ));
+    }
+    None
+}
+
 impl Operator for Rules {
     fn permit(&self, task: &Task) -> Result<(), Failure> {
-        let images = &self.configuration.images;
-        let reference = task.image.reference();
-        let refuse = |message: String| Err(Failure::new(Reason::NotPermitted, message));
-        if !images.allows(reference) {
-            return refuse(format!(
-                "the operator's images.allow has no pattern for image {reference}"
-            ));
+        match refusal(&self.configuration.images, &task.image) {
+            None => Ok(()),
+            Some(message) => Err(Failure::new(Reason::NotPermitted, message)),
         }
-        if images.require_digest && !reference.contains("@sha256:") {
-            return refuse(format!(
-                "the operator requires images by digest, and {reference} has none: write \
-                 NAME@sha256:…"
-            ));
-        }
-        Ok(())
     }
 
     fn egress(&self, task: &Task, phase: PhaseName) -> Result<EgressPolicy, Failure> {
@@ -136,8 +147,11 @@ impl Operator for Rules {
             task.network.level(phase),
             language_of(&task.image),
             &task.network.allow,
-            &self.book,
-            &self.configuration.network,
+            Known {
+                book: &self.book,
+                failed: &self.failed,
+            },
+            &self.configuration,
         );
         policy.map_err(|error| {
             let reason = match error {
@@ -169,5 +183,33 @@ impl Operator for Rules {
 
     fn runtime(&self) -> Option<String> {
         self.configuration.hardening.runtime.clone()
+    }
+
+    fn own_cores(&self) -> bool {
+        self.configuration.hardening.own_cores
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forge_core::task::Language;
+
+    #[test]
+    fn a_digest_is_required_of_images_that_a_task_names_and_of_no_language() {
+        let images = ImageSettings {
+            require_digest: true,
+            ..ImageSettings::default()
+        };
+        let named = |reference: &str| ImageChoice::Reference(reference.to_owned());
+        for language in Language::ALL {
+            assert_eq!(refusal(&images, &ImageChoice::Language(language)), None);
+        }
+        let pinned = named(&format!("name@sha256:{}", "0".repeat(64)));
+        assert_eq!(refusal(&images, &pinned), None);
+        let refused = refusal(&images, &named("name:1")).unwrap();
+        assert!(refused.contains("name:1 has none"), "{refused}");
+        let default = ImageSettings::default();
+        assert_eq!(refusal(&default, &named("name:1")), None);
     }
 }

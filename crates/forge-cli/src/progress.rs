@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use console::truncate_str;
 use forge_api::report::TaskReport;
 use forge_core::life_cycle::StateName;
-use forge_core::{SandboxId, TaskId};
+use forge_core::{Cause, Reason, SandboxId, TaskId};
 use forge_orchestrator::RunEvent;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -50,8 +50,12 @@ struct Running {
 struct Counts {
     done: u64,
     completed: u64,
+    /// By the task or its agent alone.
     failed: u64,
     timeout: u64,
+    infrastructure: u64,
+    not_runnable: u64,
+    cancelled: u64,
     as_hoped: u64,
 }
 
@@ -134,11 +138,16 @@ impl Board {
     fn count(&mut self, report: &TaskReport) {
         let counts = &mut self.counts;
         counts.done += 1;
-        match report.state {
-            StateName::Completed => counts.completed += 1,
-            StateName::Timeout => counts.timeout += 1,
-            _ => counts.failed += 1,
-        }
+        // As the line at the end counts them.
+        let number = match (report.state, report.reason, report.cause) {
+            (StateName::Completed, ..) => &mut counts.completed,
+            (StateName::Timeout, ..) => &mut counts.timeout,
+            (_, Some(Reason::Cancelled), _) => &mut counts.cancelled,
+            (_, _, Some(Cause::Infrastructure)) => &mut counts.infrastructure,
+            (_, _, Some(Cause::User)) => &mut counts.not_runnable,
+            _ => &mut counts.failed,
+        };
+        *number += 1;
         counts.as_hoped += u64::from(as_hoped(report, self.aim));
     }
 
@@ -188,6 +197,9 @@ impl Board {
                 add(Style::Good, counts.completed, "completed");
                 add(Style::Bad, counts.failed, "failed");
                 add(Style::Bad, counts.timeout, "timed out");
+                add(Style::Bad, counts.infrastructure, "without a result");
+                add(Style::Warning, counts.not_runnable, "not runnable");
+                add(Style::Warning, counts.cancelled, "cancelled");
             }
             Aim::Validate => {
                 add(Style::Good, counts.as_hoped, "as expected");
@@ -266,7 +278,7 @@ pub(crate) async fn watch(
 mod tests {
     use super::*;
     use crate::results::tests::report;
-    use forge_core::{PhaseName, Reason};
+    use forge_core::PhaseName;
 
     const PLAIN: Paint = Paint { colored: false };
 
@@ -306,6 +318,34 @@ mod tests {
             "{lines:?}"
         );
         assert_eq!(lines[1], "  1/4 done · 1 failed · 1:05 · about 3:15 left");
+    }
+
+    #[test]
+    fn what_is_no_verdict_is_not_counted_as_failed() {
+        let now = Instant::now();
+        let mut board = Board::new(Aim::Complete, 9, [], now);
+        for reason in [
+            Some(Reason::TestsFailed),
+            Some(Reason::EngineError),
+            Some(Reason::Lost),
+            Some(Reason::ImageUnavailable),
+            Some(Reason::Cancelled),
+            None,
+        ] {
+            let ended = RunEvent::Ended {
+                id: SandboxId::new("one-1").unwrap(),
+                report: Box::new(report("one", reason)),
+            };
+            board.handle(ended, now, PLAIN);
+        }
+        board.cancelling = true;
+        assert_eq!(
+            board.lines(now, 24, 200, PLAIN),
+            [
+                "  6/9 done · 1 completed · 1 failed · 2 without a result · 1 not runnable · \
+                 1 cancelled · 0:00 · cancelling"
+            ]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use forge_config::DiskSettings;
+use forge_config::{CertificatesError, DiskSettings};
 use forge_core::{AddressRange, OwnerId};
 use forge_engine::diagnosis::Diagnosis;
 use forge_engine::{Engine, EngineError};
@@ -59,13 +59,13 @@ pub enum ConnectError {
     /// The engine cannot be used.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A file that the configuration names is of no use.
-    #[error("{} could not be read", path.display())]
-    Unreadable {
+    /// The certificate authorities for sandboxes cannot be given to them.
+    #[error("the certificate authorities in {} cannot be given to sandboxes", path.display())]
+    Certificates {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// Why not.
+        source: CertificatesError,
     },
     /// A program that runs in containers is missing or unusable.
     #[error("{program} cannot be used: {problem}")]

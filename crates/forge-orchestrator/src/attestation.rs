@@ -81,7 +81,10 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
 /// What a task could reach others by, or could not that it was to.
 fn ways_out(spec: &SandboxSpec, attestation: &Attestation) -> Vec<String> {
     let mut network = Vec::new();
-    if attestation.interfaces.iter().any(|name| name != "lo") {
+    // Every sandbox has loopback: an empty list is one that it could not read.
+    if attestation.interfaces.is_empty() {
+        network.push("network interfaces that it cannot tell".to_owned());
+    } else if attestation.interfaces != ["lo"] {
         network.push(format!(
             "network interfaces {}",
             attestation.interfaces.join(", ")
@@ -170,13 +173,17 @@ mod tests {
     fn every_difference_fails_the_task() {
         assert_eq!(check(&sandbox_spec(), &confined()), Ok(()));
         type Change = fn(&mut Attestation);
-        let cases: [(Change, Reason); 14] = [
+        let cases: [(Change, Reason); 15] = [
             (
                 |found| found.vsock_refused = false,
                 Reason::NetworkPolicyUnavailable,
             ),
             (
                 |found| found.interfaces.push("eth0".into()),
+                Reason::NetworkPolicyUnavailable,
+            ),
+            (
+                |found| found.interfaces.clear(),
                 Reason::NetworkPolicyUnavailable,
             ),
             (|found| found.routes = 1, Reason::NetworkPolicyUnavailable),

@@ -124,7 +124,8 @@ fn lift_single_file(target: &Path, collected: &mut Collected) -> io::Result<()> 
     if collected.entries != 1 || target.file_name() != Some(kept.path.as_os_str()) {
         return Ok(());
     }
-    let aside = target.with_extension("partial");
+    // A name of its own: whatever else is beside it may be an artifact.
+    let aside = target.with_file_name(uuid::Uuid::new_v4().to_string());
     fs::rename(&kept.stored, &aside)?;
     fs::remove_dir(target)?;
     fs::rename(&aside, target)?;
@@ -546,13 +547,17 @@ mod tests {
     fn a_file_that_was_asked_for_by_name_is_kept_under_that_name() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("src/y");
+        let beside = folder.path().join("src/y.partial");
+        fs::create_dir(beside.parent().unwrap()).unwrap();
+        fs::write(&beside, "another artifact").unwrap();
         let bytes = archive(&[("y", tar::EntryType::Regular, b"why")]);
         let mut collected = Collected::default();
         store(bytes.as_slice(), &target, &Mask::default(), &mut collected).unwrap();
         lift_single_file(&target, &mut collected).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"why");
         assert_eq!(collected.kept[0].path, Path::new(""));
-        assert_eq!(fs::read_dir(folder.path().join("src")).unwrap().count(), 1);
+        assert_eq!(fs::read(&beside).unwrap(), b"another artifact");
+        assert_eq!(fs::read_dir(folder.path().join("src")).unwrap().count(), 2);
     }
 
     #[test]

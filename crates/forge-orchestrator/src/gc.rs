@@ -170,6 +170,7 @@ pub async fn collect(
                 leftover.error = Some(failure::chain(&error));
             }
         }
+        engine.sweep().await;
     }
     Ok(report)
 }

@@ -30,4 +30,7 @@ pub trait Operator: Send + Sync + fmt::Debug {
 
     /// The runtime that sandboxes use, where it is not the engine's default.
     fn runtime(&self) -> Option<String>;
+
+    /// Whether attempts get cores of their own while the machine has enough.
+    fn own_cores(&self) -> bool;
 }

@@ -1,6 +1,6 @@
 //! A whole run: tasks and an agent in; verdicts, files and a report out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,8 +23,9 @@ use crate::attempt;
 use crate::context::{Cancellation, Context, Job};
 use crate::events::{EventSink, RunEvent};
 use crate::layout::RunLayout;
-use crate::operator::Operator;
+use crate::operator::{Operator, SecretValue};
 use crate::placement::Placement;
+use crate::redact::Mask;
 use crate::report::{self, ReportError};
 use crate::{failure, holder};
 
@@ -111,6 +112,10 @@ impl Orchestrator {
         cancellation: Cancellation,
     ) -> Result<RunSummary, RunError> {
         let started_at = Timestamp::now();
+        let options = RunOptions {
+            arguments: without_secrets(tasks, &options),
+            ..options
+        };
         let engine = self.engine.describe().await.map_err(RunError::Engine)?;
         let holder = holder::this_process();
         let layout = RunLayout::new(&options.out, &options.run);
@@ -132,7 +137,7 @@ impl Orchestrator {
             holder,
             layout: layout.clone(),
             cores: engine.cores,
-            placement: Placement::new(engine.cores, u64::from(first_slot(&options.run))),
+            placement: placement(&options, &engine),
             operator: Arc::clone(&options.operator),
             keep: options.keep,
             first_slot: first_slot(&options.run),
@@ -191,11 +196,33 @@ fn agent_name(purpose: &Purpose) -> String {
     }
 }
 
+/// The command line, in which a secret of any task may stand.
+fn without_secrets(tasks: &[Arc<Task>], options: &RunOptions) -> Vec<String> {
+    let wanted = tasks.iter().flat_map(|task| &task.secrets);
+    let names: BTreeSet<&str> = wanted.map(|wanted| wanted.secret.as_str()).collect();
+    let known: Vec<SecretValue> = names
+        .into_iter()
+        .filter_map(|name| options.operator.secret(name).ok())
+        .collect();
+    let mask = Mask::new(known.iter().map(SecretValue::expose));
+    let arguments = options.arguments.iter().cloned();
+    arguments.map(|argument| mask.text(argument)).collect()
+}
+
 /// User ids of concurrent runs should not meet: each run begins at a place that follows from its
 /// id.
 fn first_slot(run: &RunId) -> u16 {
     let random = u16::from_str_radix(&run.short()[..4], 16).unwrap_or(0);
     random % (u16::MAX - forge_plan::queue::MAX_SLOTS)
+}
+
+/// Cores to hand out: none where the operator wants attempts to run on any.
+fn placement(options: &RunOptions, engine: &EngineDescription) -> Arc<Placement> {
+    let cores = match options.operator.own_cores() {
+        true => engine.cores,
+        false => 0,
+    };
+    Placement::new(cores, u64::from(first_slot(&options.run)))
 }
 
 fn jobs(tasks: &[Arc<Task>], options: &RunOptions) -> Vec<Job> {

@@ -1,11 +1,12 @@
 //! Docker engines for the command line.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use forge_cli::provider::{ConnectError, EngineProvider, EngineRequest, EngineSettings, Need};
-use forge_config::DiskSettings;
+use forge_config::{CertificatesError, DiskSettings};
 use forge_engine::Engine;
 use forge_engine::diagnosis::Diagnosis;
 use forge_engine_docker::{
@@ -104,13 +105,17 @@ fn disk(settings: &DiskSettings) -> DiskOptions {
     options
 }
 
+/// The file may have changed since somebody looked at it: what sandboxes get is what is judged here.
 async fn certificates(settings: &EngineSettings) -> Result<Option<Arc<[u8]>>, ConnectError> {
     let Some(path) = settings.certificates.clone() else {
         return Ok(None);
     };
-    match tokio::fs::read(&path).await {
+    let file = path.clone();
+    let read = tokio::task::spawn_blocking(move || forge_config::read_certificates(&file)).await;
+    let broke_off = |lost| Err(CertificatesError::Unreadable(io::Error::other(lost)));
+    match read.unwrap_or_else(broke_off) {
         Ok(bytes) => Ok(Some(bytes.into())),
-        Err(source) => Err(ConnectError::Unreadable { path, source }),
+        Err(source) => Err(ConnectError::Certificates { path, source }),
     }
 }
 
@@ -128,5 +133,34 @@ fn unusable(program: Program, error: &ProgramError) -> ConnectError {
         program: format!("{}, {},", program.name(), program.purpose()),
         problem: error.to_string(),
         hint: program.hint().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+
+    #[tokio::test]
+    async fn only_certificates_are_given_to_sandboxes_whatever_the_file_was_before() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let settings = EngineSettings {
+            certificates: Some(file.path().to_owned()),
+            ..EngineSettings::default()
+        };
+        std::fs::write(file.path(), ONE).unwrap();
+        let given = certificates(&settings).await.unwrap();
+        assert_eq!(given.as_deref(), Some(ONE.as_bytes()));
+        let key = format!("{ONE}-----BEGIN PRIVATE KEY-----\nAAAA\n");
+        for unfit in ["", key.as_str()] {
+            std::fs::write(file.path(), unfit).unwrap();
+            let error = certificates(&settings).await.unwrap_err();
+            assert!(matches!(error, ConnectError::Certificates { .. }));
+        }
+        assert_eq!(
+            certificates(&EngineSettings::default()).await.unwrap(),
+            None
+        );
     }
 }

@@ -1,13 +1,19 @@
 //! `swe-forge egress test`: what the egress proxy would decide, and why; nothing is run.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 
+use forge_config::{Group, RegistrySettings};
 use forge_core::egress::{DenialReason, EgressPolicy, MAIL_PORTS};
 use forge_core::{NetworkLevel, PhaseName, Task};
 use forge_egress::addresses;
 use forge_egress::names::{self, Host, HostName};
 use forge_egress::policy::{self, Admission, Inspection, Target};
-use forge_registries::{HostResolver, RegistryBook, Resolve, language_of, policy_for};
+use forge_egress::resolve::{Internet, Outside};
+use forge_registries::{
+    HostResolver, Known, RegistryBook, Resolve, groups_for, language_of, policy_for,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -19,6 +25,9 @@ use crate::session::Session;
 use crate::style::Style;
 use crate::table::{Cell, Table};
 use crate::units;
+
+/// The network of the proxy has no addresses of version 6, whatever this machine has.
+const HAS_V6: bool = false;
 
 /// The JSON document.
 #[derive(Debug, Serialize)]
@@ -52,7 +61,40 @@ struct Judge {
     registries: RegistryBook,
     /// What the operator denies besides the built-in addresses.
     denied: Vec<forge_core::egress::AddressRange>,
-    resolve: bool,
+    lookup: Arc<Lookup>,
+}
+
+/// Who is asked for the addresses of names.
+enum Lookup {
+    Nobody,
+    /// This machine's servers of names.
+    Machine,
+    /// Those that the operator has set for sandboxes.
+    Set(Box<Internet>),
+}
+
+impl Lookup {
+    fn new(is_wanted: bool, servers: &[IpAddr]) -> Result<Self, CliError> {
+        match (is_wanted, servers) {
+            (false, _) => Ok(Self::Nobody),
+            (true, []) => Ok(Self::Machine),
+            (true, servers) => Internet::with_servers(servers)
+                .map(|internet| Self::Set(Box::new(internet)))
+                .map_err(|source| CliError::Machine {
+                    action: "use the name servers of network.resolvers",
+                    source,
+                }),
+        }
+    }
+
+    /// The addresses of `name`, judged by nobody yet; `None` when nobody is asked.
+    async fn addresses(&self, name: &HostName) -> Option<io::Result<Vec<IpAddr>>> {
+        match self {
+            Self::Nobody => None,
+            Self::Machine => Some(HostResolver.addresses(name.as_str()).await),
+            Self::Set(internet) => Some(internet.resolve(name).await),
+        }
+    }
 }
 
 pub(super) async fn carry_out(
@@ -76,6 +118,8 @@ pub(super) async fn carry_out(
     let folder = session.state_folder()?.to_owned();
     let book = tokio::task::spawn_blocking(move || RegistryBook::load(&folder)).await??;
     let registries = book.with_settings(&configuration.registries, Timestamp::now());
+    let lookup = Arc::new(Lookup::new(resolve, &configuration.network.resolvers)?);
+    let unknown = unknown(task, &registries, &configuration.registries);
     let mut decisions = Vec::new();
     for phase in phases(task, phase, level) {
         let level = level.unwrap_or_else(|| task.network.level(phase));
@@ -84,17 +128,24 @@ pub(super) async fn carry_out(
                 level,
                 language_of(&task.image),
                 &task.network.allow,
-                &registries,
-                &configuration.network,
+                Known {
+                    book: &registries,
+                    failed: &[],
+                },
+                &configuration,
             )?,
             phase,
             exists: phase != PhaseName::Setup || task.setup.is_some(),
             registries: registries.clone(),
             denied: configuration.network.denied.clone(),
-            resolve,
+            lookup: Arc::clone(&lookup),
         };
         for url in &urls {
-            decisions.push(judge.decide(url).await);
+            let decision = judge.decide(url).await;
+            if !unknown.is_empty() && decision.reason == Some(DenialReason::NotOnAllowlist) {
+                return Err(undecided(url, &unknown));
+            }
+            decisions.push(decision);
         }
     }
     let document = Document {
@@ -107,6 +158,26 @@ pub(super) async fn carry_out(
         true => ExitStatus::Success,
         false => ExitStatus::TasksFailed,
     })
+}
+
+/// The groups that the task reaches and of which nothing is known: a run would find out first.
+fn unknown(task: &Task, book: &RegistryBook, settings: &RegistrySettings) -> Vec<Group> {
+    let groups = groups_for(language_of(&task.image)).iter().copied();
+    let groups = groups.filter(|group| settings.is_enabled(*group));
+    groups.filter(|group| book.get(*group).is_none()).collect()
+}
+
+/// A refusal that rests on what is not known.
+fn undecided(url: &str, unknown: &[Group]) -> CliError {
+    let names: Vec<&str> = unknown.iter().map(|group| group.as_str()).collect();
+    let message = format!(
+        "{url} may belong to a registry that is not known yet ({})",
+        names.join(", ")
+    );
+    CliError::input(message).or_rather(
+        "run `swe-forge registries`, which finds out; registries.<group>.enabled = false does \
+         without",
+    )
 }
 
 /// The phases that are asked about. One level is asked about once: phases differ in nothing else.
@@ -175,18 +246,24 @@ impl Judge {
     async fn judge(&self, target: &Target) -> Result<Vec<IpAddr>, DenialReason> {
         match policy::admit(&self.policy, target)? {
             Admission::Dial(address) => {
-                policy::dialable_literal(&self.policy, address, &self.denied, has_v6())?;
+                policy::dialable_literal(&self.policy, address, &self.denied, HAS_V6)?;
                 Ok(vec![address.ip()])
             }
-            Admission::Resolve(name) if self.resolve => self.look_up(&name, target.port).await,
-            Admission::Resolve(_) => Ok(Vec::new()),
+            Admission::Resolve(name) => match self.lookup.addresses(&name).await {
+                None => Ok(Vec::new()),
+                Some(found) => self.dialable(&name, target.port, found),
+            },
         }
     }
 
-    async fn look_up(&self, name: &HostName, port: u16) -> Result<Vec<IpAddr>, DenialReason> {
-        let found = HostResolver.addresses(name.as_str()).await;
+    fn dialable(
+        &self,
+        name: &HostName,
+        port: u16,
+        found: io::Result<Vec<IpAddr>>,
+    ) -> Result<Vec<IpAddr>, DenialReason> {
         let found = found.map_err(|_| DenialReason::DnsFailure)?;
-        policy::dialable(&self.policy, (name, port), &found, &self.denied, has_v6())
+        policy::dialable(&self.policy, (name, port), &found, &self.denied, HAS_V6)
     }
 
     /// Why a target is allowed, and what is looked at.
@@ -249,7 +326,8 @@ impl Judge {
             },
             DenialReason::DnsFailure => "its name does not resolve".into(),
             DenialReason::ConnectFailed => {
-                "its addresses are of IP version 6, and this machine has no way to those".into()
+                "its addresses are of IP version 6, and sandboxes are let out over version 4 only"
+                    .into()
             }
             other => other.to_string(),
         }
@@ -316,13 +394,6 @@ fn default_port(scheme: &str) -> Option<u16> {
         "ftp" => Some(21),
         _ => None,
     }
-}
-
-/// Whether this machine has a way to public addresses of version 6, as the proxy finds out for its
-/// own. A socket that sends nothing asks the table of routes.
-fn has_v6() -> bool {
-    let anywhere: SocketAddr = ([0x2000, 0, 0, 0, 0, 0, 0, 1], 9).into();
-    UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect(anywhere).is_ok())
 }
 
 fn show(session: &Session, document: &Document<'_>, format: Format) -> Result<(), CliError> {

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use forge_config::{Configuration, Group};
 use forge_core::egress::AddressRange;
 use forge_egress::addresses;
 use forge_registries::{
-    CaBundle, DiscoverError, HostClients, HostResolver, HttpFetch, Need, Refresh, Refreshed,
-    Registry, RegistryBook, Standing, accept_addresses, up_to_date,
+    CaBundle, DiscoverError, Need, Refresh, Refreshed, Registry, RegistryBook, Standing,
+    accept_addresses,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::arguments::{Format, RegistriesArguments, RegistriesCommand, RegistriesListing};
+use crate::base_images::find_out;
 use crate::error::CliError;
 use crate::escape;
 use crate::exit_status::ExitStatus;
@@ -92,8 +92,7 @@ pub(super) async fn carry_out(
         force,
         now: Timestamp::now(),
     };
-    let fetch = |bundle: Option<PathBuf>| HttpFetch::new(bundle.as_deref());
-    let mut refreshed = up_to_date(refresh, &HostClients, &HostResolver, fetch).await?;
+    let mut refreshed = find_out(session, refresh).await?;
     let mut accepted = Vec::new();
     if accept {
         let (book, new) = accept_addresses(refresh, standing).await?;
@@ -118,9 +117,7 @@ pub(super) async fn carry_out(
     }
     // A client that is not there is nobody's failure, unless it was asked for by name.
     let named = !listing.groups.is_empty();
-    let is_failure = |error: &DiscoverError| {
-        force && (named || !matches!(error, DiscoverError::NoClient { .. }))
-    };
+    let is_failure = |error: &DiscoverError| force && (named || !error.is_without_client());
     Ok(
         match refreshed.failed.iter().any(|(_, error)| is_failure(error)) {
             true => ExitStatus::Infrastructure,
@@ -138,7 +135,12 @@ fn wanted(
     let is_on = |group: &Group| settings.is_enabled(*group);
     if let Some(off) = listing.groups.iter().find(|group| !is_on(group)) {
         let message = format!("the registries of {off} are not enabled");
-        let hint = format!("add [registries.{off}] to the configuration");
+        let hint = match settings.groups.get(off) {
+            Some(_) => {
+                format!("remove enabled = false from [registries.{off}] of the configuration")
+            }
+            None => format!("add [registries.{off}] to the configuration"),
+        };
         return Err(CliError::input(message).or_rather(hint));
     }
     Ok(match listing.groups.is_empty() {

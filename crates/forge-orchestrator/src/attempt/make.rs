@@ -119,13 +119,11 @@ impl Attempt<'_> {
     ) -> Result<(Arc<dyn Sandbox>, PreparedImage), Outcome> {
         let Some(setup) = self.task().setup.clone() else {
             let sandbox = self.make_sandbox(&image, Role::Task).await?;
-            self.upload_sources(&*sandbox).await?;
-            self.advance(Transition::Run).await?;
+            self.run_in(&*sandbox).await?;
             return Ok((sandbox, image));
         };
         let sandbox = self.make_sandbox(&image, Role::Setup).await?;
-        self.upload_sources(&*sandbox).await?;
-        self.advance(Transition::Run).await?;
+        self.run_in(&*sandbox).await?;
         self.setup(&setup, &*sandbox, &image).await?;
         let image = self.keep_setup(&*sandbox, &image).await?;
         if self.task().verify_container == VerifyContainer::Same {
@@ -137,6 +135,12 @@ impl Attempt<'_> {
         self.remove_sandbox(&done).await;
         let sandbox = self.make_sandbox(&image, Role::Task).await?;
         Ok((sandbox, image))
+    }
+
+    /// Begins to run in the first sandbox, which may come to the end of its life from here on.
+    async fn run_in(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
+        self.advance(Transition::Run).await?;
+        self.upload_sources(sandbox).await
     }
 
     /// Ends what setup left running, gives the workspace to the task's user, and keeps what was

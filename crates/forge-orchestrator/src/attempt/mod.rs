@@ -21,7 +21,7 @@ use forge_core::{
 };
 use forge_engine::{EngineError, PreparedImage, Sandbox};
 use forge_plan::budget::Budget;
-use forge_store::ArtifactRecord;
+use forge_store::{ArtifactRecord, ObjectKind};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cleanup;
@@ -62,8 +62,8 @@ pub(crate) struct Attempt<'a> {
     snapshot: Option<PreparedImage>,
     disk_quota: Option<DiskQuota>,
     network: Network,
-    /// The values of the task's secrets, by their names.
-    secrets: BTreeMap<String, SecretValue>,
+    /// The values of the task's secrets, by their names, or why one is not to be had.
+    secrets: BTreeMap<String, Result<SecretValue, Failure>>,
     /// Takes them out of what is written down and told.
     mask: Mask,
     current: Option<Arc<dyn Sandbox>>,
@@ -101,14 +101,7 @@ pub(crate) async fn broken(context: &Context, job: &Job) -> TaskReport {
     let message = "a fault of swe-forge itself ended the attempt; see the log";
     let outcome = Outcome::Failed(Failure::new(Reason::InternalError, message));
     let mut attempt = Attempt::new(context, job, 0, Timestamp::now());
-    let record = context.store.attempt(&job.id).await;
-    attempt.state = record.map_or(State::Pending, |record| record.state);
-    attempt.sandboxes = vec![
-        job.id.with_part(SETUP),
-        job.id.clone(),
-        job.id.with_part(VERIFY),
-    ];
-    attempt.workspace = Some(job.id.clone());
+    attempt.take_up_record().await;
     attempt.finish(outcome).await
 }
 
@@ -128,6 +121,9 @@ impl<'a> Attempt<'a> {
             ));
         }
         let expires_at = now.checked_add(EXPIRY).unwrap_or(Timestamp::MAX);
+        // Read once, and before anything can fail: whatever is told of the attempt goes through it.
+        let secrets = environment::secrets(task, &*context.operator);
+        let mask = Mask::new(secrets.values().flatten().map(SecretValue::expose));
         Self {
             context,
             job,
@@ -154,8 +150,8 @@ impl<'a> Attempt<'a> {
             snapshot: None,
             disk_quota: None,
             network: Network::none(),
-            secrets: BTreeMap::new(),
-            mask: Mask::default(),
+            secrets,
+            mask,
             current: None,
             usage: ResourceUsage::default(),
             attestation: None,
@@ -163,6 +159,30 @@ impl<'a> Attempt<'a> {
             artifacts: Vec::new(),
             notes,
             started_at: now,
+        }
+    }
+
+    /// Goes on from what is recorded of an attempt that nobody drives any more.
+    async fn take_up_record(&mut self) {
+        let (store, id) = (&self.context.store, &self.job.id);
+        match store.attempt(id).await {
+            Ok(record) => self.state = record.state,
+            Err(error) => self.note_record(Err(error)),
+        }
+        match store.objects(id).await {
+            Ok(objects) => {
+                let of = |kind| objects.iter().filter(move |object| object.kind == kind);
+                let ids = |kind| of(kind).filter_map(|object| SandboxId::new(&object.name).ok());
+                self.sandboxes = ids(ObjectKind::Container).collect();
+                self.workspace = ids(ObjectKind::Volume).next();
+            }
+            // Whatever there may be is removed all the same.
+            Err(error) => {
+                self.note_record(Err(error));
+                let parts = [SETUP, VERIFY].map(|part| id.with_part(part));
+                self.sandboxes = parts.into_iter().chain([id.clone()]).collect();
+                self.workspace = Some(id.clone());
+            }
         }
     }
 
@@ -217,8 +237,7 @@ impl<'a> Attempt<'a> {
         let task = self.task();
         let operator = &*self.context.operator;
         self.network = Network::plan(task, operator).map_err(Outcome::Failed)?;
-        self.secrets = environment::secrets(task, operator).map_err(Outcome::Failed)?;
-        self.mask = Mask::new(self.secrets.values().map(SecretValue::expose));
+        self.check_environment().map_err(Outcome::Failed)?;
         self.job
             .agent
             .command(task)
@@ -234,17 +253,18 @@ impl<'a> Attempt<'a> {
             .state
             .advance(transition)
             .map_err(|error| internal(error.to_string()))?;
-        let recorded = self
-            .context
+        // What is not recorded has not happened: the record takes no step but from where it is.
+        self.context
             .store
             .transition(&self.job.id, &self.state, &next, Timestamp::now())
-            .await;
+            .await
+            .map_err(|error| internal(failure::chain(&error)))?;
         self.state = next;
         self.context.events.send(RunEvent::State {
             id: self.job.id.clone(),
             state: self.state.name(),
         });
-        recorded.map_err(|error| internal(failure::chain(&error)))
+        Ok(())
     }
 
     /// Fixes the outcome: artifacts and counters are collected, the final state is recorded.
@@ -260,21 +280,26 @@ impl<'a> Attempt<'a> {
             }
         }
         self.retire_current().await;
-        let transition = match &outcome {
-            Outcome::Completed => Transition::Complete,
-            Outcome::Failed(failure) => Transition::Fail(failure.clone()),
-            Outcome::Timeout(deadline) => Transition::TimeOut(*deadline),
-        };
         let ended_at = Timestamp::now();
-        if let Err(broken) = self.advance(transition).await {
-            self.notes
-                .push(format!("the record is incomplete: {}", broken.message()));
+        if let Err(broken) = self.advance(end_of(&outcome)).await {
+            self.note_unrecorded(&broken);
             if outcome == Outcome::Completed {
                 outcome = broken;
+            }
+            // Once more: without an end, the record would tell for ever that it runs.
+            if let Err(broken) = self.advance(end_of(&outcome)).await {
+                self.note_unrecorded(&broken);
             }
         }
         self.record_results().await;
         (outcome, ended_at)
+    }
+
+    fn note_unrecorded(&mut self, broken: &Outcome) {
+        let note = format!("the record is incomplete: {}", broken.message());
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
     }
 
     /// Reads the counters of the current sandbox for the last time.
@@ -379,7 +404,7 @@ impl<'a> Attempt<'a> {
     async fn clean_up(&mut self, outcome: &Outcome) -> Option<Timestamp> {
         let keep = self.context.keep || !cleanup::wanted(&self.task().cleanup, outcome);
         if keep {
-            if !self.sandboxes.is_empty() {
+            if !self.sandboxes.is_empty() || self.workspace.is_some() {
                 self.notes.push(
                     "containers and volumes were kept; `swe-forge gc` removes them".to_owned(),
                 );
@@ -391,8 +416,7 @@ impl<'a> Attempt<'a> {
         }
         // A transition that fails leaves a note above already; the removal goes on regardless.
         if let Err(broken) = self.advance(Transition::CleanUp).await {
-            self.notes
-                .push(format!("the record is incomplete: {}", broken.message()));
+            self.note_unrecorded(&broken);
         }
         let left = cleanup::remove_all(
             &*self.context.engine,
@@ -483,6 +507,14 @@ impl<'a> Attempt<'a> {
             artifacts: self.artifacts,
             notes,
         }
+    }
+}
+
+fn end_of(outcome: &Outcome) -> Transition {
+    match outcome {
+        Outcome::Completed => Transition::Complete,
+        Outcome::Failed(failure) => Transition::Fail(failure.clone()),
+        Outcome::Timeout(deadline) => Transition::TimeOut(*deadline),
     }
 }
 

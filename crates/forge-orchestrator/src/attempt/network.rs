@@ -150,22 +150,24 @@ impl Network {
         })
     }
 
-    /// Takes in what a phase did in a sandbox. What was counted is the truth: there can be more
-    /// connections than records of them.
+    /// Takes in what a sandbox did until the end of `phase`. What was counted is the truth: there can
+    /// be more connections than records of them, and those are taken to be of this phase.
     fn add(&mut self, sandbox: &str, phase: PhaseName, records: &EgressRecords) {
-        let seen = self.seen.entry(phase).or_default();
-        let mut refused = 0;
+        let mut recorded = 0;
         for record in &records.connections {
             // What was let through and only ended with its phase was allowed, and says why it ended.
             if record.verdict == ConnectionVerdict::Denied {
-                refused += 1;
+                recorded += 1;
+                let seen = self.seen.entry(record.phase).or_default();
+                seen.refused += 1;
                 seen.list(record);
             }
         }
         let known = self.counters.entry(sandbox.to_owned()).or_default();
         let counted = records.counters.denied.saturating_sub(known.denied);
         *known = larger(known, &records.counters);
-        seen.refused += counted.max(refused);
+        let seen = self.seen.entry(phase).or_default();
+        seen.refused += counted.saturating_sub(recorded);
     }
 
     /// The network's part of the report; `log` is the file with every connection.
@@ -275,13 +277,17 @@ fn hint(refusals: &[Refusal<'_>]) -> &'static str {
     let is_mail = |refusal: &Refusal<'_>| {
         refusal.reason == DenialReason::Port && MAIL_PORTS.contains(&refusal.port)
     };
+    // Any phase ends isolated: what it tries then says nothing about its level.
+    let is_isolated = |refusal: &Refusal<'_>| {
+        refusal.reason == DenialReason::Isolated && refusal.level == NetworkLevel::Isolated
+    };
     let can_be_listed = |refusal: &Refusal<'_>| {
         let by_list = [DenialReason::NotOnAllowlist, DenialReason::Port].contains(&refusal.reason);
         by_list && !MAIL_PORTS.contains(&refusal.port) && refusal.level != NetworkLevel::FullWeb
     };
     if has(can_be_listed) {
         "; to allow a host, list it in network.allow of .swe-forge/config.yaml at level limited_web"
-    } else if has(|refusal| refusal.reason == DenialReason::Isolated) {
+    } else if has(is_isolated) {
         ISOLATED
     } else if has(|refusal| refusal.reason == DenialReason::PrivateAddress) {
         "; addresses that are not public need an exception in the operator's configuration"
@@ -331,9 +337,13 @@ impl Attempt<'_> {
         // What the phase left open is ended: otherwise it would have no record, and go on at this
         // level until the next phase begins.
         let cut = egress.set_policy(&EgressPolicy::isolated(), phase).await;
-        cut.map_err(|error| unavailable(&error))?;
-        let records = egress.take_records().await;
-        let mut records = records.map_err(|error| unavailable(&error))?;
+        let cut = cut.map_err(|error| unavailable(&error));
+        // What was refused before is known even where the rest cannot be ended.
+        let mut records = match (egress.take_records().await, &cut) {
+            (Ok(records), _) => records,
+            (Err(_), Err(uncut)) => return Err(uncut.clone()),
+            (Err(error), Ok(())) => return Err(unavailable(&error)),
+        };
         self.mask.connections(&mut records.connections);
         self.network.add(sandbox.id().as_str(), phase, &records);
         if records.lost {
@@ -350,7 +360,7 @@ impl Attempt<'_> {
         if let Some(line) = self.network.summary(Some(phase)) {
             self.tell_in_log(phase, &line).await;
         }
-        Ok(!records.lost)
+        cut.map(|()| !records.lost)
     }
 
     /// Tells why, where the log of an isolated phase ends with a client that finds no host: nobody
@@ -381,12 +391,17 @@ impl Attempt<'_> {
 
     /// The same for a phase that is lost already: what it reached is still worth telling.
     pub(super) async fn note_what_can_be_had(&mut self, phase: PhaseName, sandbox: &dyn Sandbox) {
-        if let Err(outcome) = self.note_connections(phase, sandbox).await {
-            self.notes.push(format!(
-                "what {phase} reached is not known: {}",
-                outcome.message()
-            ));
+        if let Err(unknown) = self.note_connections(phase, sandbox).await {
+            self.note_unknown_connections(phase, &unknown);
         }
+    }
+
+    /// Tells why not everything that a phase reached is known.
+    pub(super) fn note_unknown_connections(&mut self, phase: PhaseName, why: &Outcome) {
+        self.notes.push(format!(
+            "not everything that {phase} reached is known: {}",
+            why.message()
+        ));
     }
 
     async fn write_connections(&self, records: &[ConnectionRecord]) -> std::io::Result<()> {
@@ -460,6 +475,13 @@ mod tests {
             bytes_up: 0,
             bytes_down: 0,
             ms: 1,
+        }
+    }
+
+    fn refused_in(phase: PhaseName, host: &str, reason: DenialReason) -> ConnectionRecord {
+        ConnectionRecord {
+            phase,
+            ..refused(host, reason)
         }
     }
 
@@ -551,12 +573,14 @@ mod tests {
     #[test]
     fn a_sandbox_that_serves_two_phases_counts_each_connection_once() {
         let mut network = Network::none();
-        let first = counted(vec![refused("a.test", DenialReason::Port)]);
+        let port = DenialReason::Port;
+        let first = counted(vec![refused_in(PhaseName::Solve, "a.test", port)]);
         network.add("s", PhaseName::Solve, &first);
-        let mut second = counted(vec![refused("b.test", DenialReason::Port)]);
+        let mut second = counted(vec![refused_in(PhaseName::Verify, "b.test", port)]);
         second.counters.denied = 2;
         network.add("s", PhaseName::Verify, &second);
-        network.add("other", PhaseName::Setup, &first);
+        let other = counted(vec![refused("a.test", port)]);
+        network.add("other", PhaseName::Setup, &other);
         assert_eq!(network.report(None).denied_count, 3);
         let verify = network.summary(Some(PhaseName::Verify)).unwrap();
         assert!(verify.starts_with("1 connection was refused: b.test"));
@@ -566,7 +590,8 @@ mod tests {
     fn the_refusals_of_one_phase_do_not_hide_those_of_another() {
         let many = (0..1000).map(|number| refused(&format!("h{number}.test"), DenialReason::Port));
         let mut network = seen(many.collect());
-        let solve = counted(vec![refused("wanted.test", DenialReason::NotOnAllowlist)]);
+        let wanted = DenialReason::NotOnAllowlist;
+        let solve = counted(vec![refused_in(PhaseName::Solve, "wanted.test", wanted)]);
         network.add("t", PhaseName::Solve, &solve);
         let summary = network.summary(Some(PhaseName::Solve)).unwrap();
         assert!(summary.contains("wanted.test:443"), "{summary}");
@@ -604,6 +629,55 @@ mod tests {
         let report = network.report(None);
         assert_eq!((report.allowed, report.denied_count), (1, 1));
         assert_eq!(report.denied[0].host, "b.test");
+    }
+
+    #[test]
+    fn what_comes_late_is_told_of_its_own_phase() {
+        let mut network = Network::none();
+        let mut records = counted(vec![
+            refused_in(PhaseName::Solve, "late.test", DenialReason::Isolated),
+            refused_in(PhaseName::Verify, "b.test", DenialReason::Port),
+        ]);
+        records.counters.denied = 3;
+        network.add("s", PhaseName::Verify, &records);
+        let report = network.report(None);
+        let phases: Vec<_> = report
+            .denied
+            .iter()
+            .map(|each| (each.phase, each.host.as_str()))
+            .collect();
+        assert_eq!(
+            phases,
+            [
+                (PhaseName::Solve, "late.test"),
+                (PhaseName::Verify, "b.test")
+            ]
+        );
+        assert_eq!(report.denied_count, 3);
+        let solve = network.summary(Some(PhaseName::Solve)).unwrap();
+        assert!(solve.starts_with("1 connection was refused"), "{solve}");
+        let verify = network.summary(Some(PhaseName::Verify)).unwrap();
+        assert!(
+            verify.starts_with("2 connections were refused: b.test"),
+            "{verify}"
+        );
+    }
+
+    #[test]
+    fn only_an_isolated_phase_is_said_to_be_one() {
+        let network = |level| {
+            let policy = EgressPolicy {
+                level,
+                ..EgressPolicy::isolated()
+            };
+            let mut network = Network::with(BTreeMap::from([(PhaseName::Setup, policy)]));
+            let records = counted(vec![refused("a.test", DenialReason::Isolated)]);
+            network.add("s", PhaseName::Setup, &records);
+            network.summary(None).unwrap()
+        };
+        assert!(network(NetworkLevel::Isolated).ends_with(ISOLATED));
+        let open = network(NetworkLevel::PackageOnly);
+        assert!(!open.contains(ISOLATED), "{open}");
     }
 
     #[test]

@@ -102,6 +102,22 @@ impl Attempt<'_> {
         }
     }
 
+    /// Ends what a phase left running where it has a network: it would go on trying hosts after the
+    /// records of the phase are taken. Whether it is in the way of what comes next is seen there.
+    async fn end_connecting(&mut self, phase: PhaseName, sandbox: &dyn Sandbox) {
+        if sandbox.egress().is_none() {
+            return;
+        }
+        let why = match sandbox.kill_all().await {
+            Ok(0) => return,
+            Ok(survivors) => format!("{survivors} process(es) could not be ended"),
+            Err(error) => failure::chain(&error),
+        };
+        self.notes.push(format!(
+            "what {phase} left running may have gone on after it: {why}"
+        ));
+    }
+
     /// Runs one phase to its end and judges it.
     async fn phase(
         &mut self,
@@ -133,11 +149,15 @@ impl Attempt<'_> {
         self.budget = self.budget.after(name, elapsed);
         match end {
             PhaseEnd::Reported(report) => {
+                self.end_connecting(name, sandbox).await;
                 let noted = self.note_connections(name, sandbox).await;
                 self.keep_phase(name, Exit::from(&report.ending), report.duration, &report)
                     .await;
                 let disk_full = report.ending != Ending::Exited(0) && disk_was_full(sandbox).await;
                 let judged = judge(name, &report, disk_full);
+                if let (Some(_), Err(unknown)) = (&judged, &noted) {
+                    self.note_unknown_connections(name, unknown);
+                }
                 self.network.conclude(name, judged, noted)
             }
             PhaseEnd::Cancelled => {
@@ -188,11 +208,7 @@ impl Attempt<'_> {
             );
             return Outcome::Failed(Failure::new(Reason::DiskFull, message));
         }
-        let of_the_sandbox = matches!(
-            error.kind,
-            EngineErrorKind::Rejected | EngineErrorKind::Corrupt | EngineErrorKind::Internal
-        );
-        if of_the_sandbox {
+        if is_of_the_task(error) {
             let message = format!(
                 "the task goes no further with what it left there: {}",
                 failure::chain(error)
@@ -243,6 +259,18 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether what was refused is the task's doing, and not the engine's or the machine's.
+const fn is_of_the_task(error: &EngineError) -> bool {
+    use EngineErrorKind::{Corrupt, Internal, Rejected};
+    match error.operation {
+        // What setup broke is refused; anything else is how an engine fails by itself.
+        Operation::Snapshot => matches!(error.kind, Rejected),
+        // The channel to PID 1, which no task has a hand in.
+        Operation::Open => false,
+        _ => matches!(error.kind, Rejected | Corrupt | Internal),
+    }
+}
+
 /// Whether the workspace was full at some time. A sandbox that does not say explains nothing.
 async fn disk_was_full(sandbox: &dyn Sandbox) -> bool {
     sandbox.usage().await.is_ok_and(|usage| usage.disk_full)
@@ -257,5 +285,23 @@ fn unknown() -> ExitReport {
         oom_kills: 0,
         pids_refused: 0,
         duration: Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_that_cannot_be_had_again_is_no_doing_of_the_task() {
+        let error = |operation, kind| EngineError::new(kind, operation, "t", "no");
+        for kind in [
+            EngineErrorKind::Rejected,
+            EngineErrorKind::Corrupt,
+            EngineErrorKind::Internal,
+        ] {
+            assert!(!is_of_the_task(&error(Operation::Open, kind)), "{kind:?}");
+            assert!(is_of_the_task(&error(Operation::Put, kind)), "{kind:?}");
+        }
     }
 }

@@ -111,6 +111,23 @@ async fn leftovers_go_containers_first_and_everything_else_stays() {
 }
 
 #[tokio::test]
+async fn a_look_at_what_would_be_removed_sweeps_nothing_either() {
+    let bench = Bench::new(|_| FakeExec::exits(0)).await;
+    for (dry_run, sweeps) in [(true, 0), (false, 1)] {
+        let options = GcOptions {
+            dry_run,
+            any_owner: false,
+            now: Timestamp::now(),
+        };
+        let collected = gc::collect(&bench.engine, bench.store.owner(), options);
+        collected.await.unwrap();
+        let calls = bench.engine.calls();
+        let swept = calls.iter().filter(|call| *call == "sweep");
+        assert_eq!(swept.count(), sweeps);
+    }
+}
+
+#[tokio::test]
 async fn the_record_of_a_run_whose_orchestrator_died_is_settled_once_nothing_is_left() {
     let bench = Bench::new(|_| FakeExec::exits(0)).await;
     let now = Timestamp::now();

@@ -1,10 +1,15 @@
 //! Levels of phases, what a task tried to reach, setup's own sandbox, and secrets.
 
+use forge_api::report::TaskReport;
 use forge_core::connection::{ConnectionMode, ConnectionRecord, ConnectionVerdict, EgressCounters};
 use forge_core::task::VerifyContainer;
-use forge_core::{Cause, DenialReason, NetworkLevel, PhaseName, Reason, SecretVariable};
+use forge_core::{
+    Cause, CommandLine, DenialReason, NetworkLevel, PhaseName, Reason, SecretVariable, Task, TaskId,
+};
 use forge_engine::fake::FakeExec;
 use forge_engine::{EgressRecords, EngineErrorKind, Operation};
+use forge_orchestrator::Agent;
+use forge_orchestrator::run::Purpose;
 use jiff::Timestamp;
 
 use crate::support::{Bench, only};
@@ -164,6 +169,60 @@ async fn a_level_that_cannot_be_set_fails_the_task_before_its_command_runs() {
     assert_eq!(calls_with(&bench, "run a command"), [""; 0]);
 }
 
+fn three_refusals() -> EgressRecords {
+    EgressRecords {
+        connections: vec![refused("a.test"), refused("a.test"), refused("b.test")],
+        counters: EgressCounters {
+            denied: 3,
+            ..EgressCounters::default()
+        },
+        lost: false,
+    }
+}
+
+#[tokio::test]
+async fn what_a_phase_left_running_is_ended_before_its_records_are_taken() {
+    let bench = Bench::new(succeed).await;
+    let mut task = bench.task("busy");
+    task.network.setup = NetworkLevel::PackageOnly;
+    bench.run_one(task).await;
+    let calls = bench.engine.calls();
+    let at = |part: &str| calls.iter().position(|call| call.contains(part)).unwrap();
+    let order = [
+        at(": setup"),
+        at("end the processes of"),
+        at("setup at isolated"),
+        at(": records"),
+    ];
+    assert!(order.is_sorted(), "{calls:#?}");
+}
+
+#[tokio::test]
+async fn refusals_are_told_of_a_phase_whose_connections_cannot_be_ended() {
+    let uncut = |exec| async move {
+        let bench = Bench::new(only("setup", exec)).await;
+        let failure = EngineErrorKind::Unavailable;
+        bench.engine.fail_where("setup at isolated", failure);
+        bench.engine.set_egress(three_refusals());
+        let mut task = bench.task("curious");
+        task.network.setup = NetworkLevel::PackageOnly;
+        let mut summary = bench.run_one(task).await;
+        summary.report.tasks.remove(0)
+    };
+    for (exec, told) in [
+        (FakeExec::exits(0), "as the test asked"),
+        (FakeExec::exits(3), "lost during setup"),
+    ] {
+        let task = uncut(exec).await;
+        assert_eq!(task.reason, Some(Reason::NetworkPolicyUnavailable));
+        assert!(task.message.contains(told), "{}", task.message);
+        assert_eq!(task.network.denied_count, 3);
+        assert_eq!(task.network.denied.len(), 2);
+        let mut said = task.notes.iter().chain([&task.message]);
+        assert!(said.any(|said| said.contains("as the test asked")));
+    }
+}
+
 #[tokio::test]
 async fn a_phase_that_fails_while_its_proxy_is_lost_is_no_verdict() {
     let bench = Bench::new(only("setup", FakeExec::exits(3))).await;
@@ -316,6 +375,70 @@ async fn a_secret_that_is_not_there_ends_a_task_before_anything_is_made() {
     assert_eq!(task.reason, Some(Reason::SecretUnavailable));
     assert!(task.message.contains("missing"));
     assert_eq!(calls_with(&bench, "create"), [""; 0]);
+}
+
+/// A task that gets `secrets` in every phase.
+fn keeper(bench: &Bench, secrets: &[&str]) -> Task {
+    let mut task = bench.task("keeper");
+    for (number, secret) in secrets.iter().enumerate() {
+        task.secrets.push(SecretVariable {
+            variable: format!("TOKEN_{number}"),
+            secret: (*secret).to_owned(),
+            phases: PhaseName::ALL.to_vec(),
+        });
+    }
+    task
+}
+
+#[tokio::test]
+async fn a_secret_on_the_command_line_is_masked_however_early_an_attempt_ends() {
+    for (forbidden, is_cancelled, asked) in [
+        (Some("not S3cr3t-Value here"), false, &["registry"][..]),
+        (None, true, &["registry"]),
+        (None, false, &["registry", "missing"]),
+    ] {
+        let mut bench = Bench::new(succeed).await;
+        let secrets = &mut bench.operator.secrets;
+        secrets.insert("registry".into(), "S3cr3t-Value".into());
+        bench.arguments = vec!["--command".into(), "login S3cr3t-Value".into()];
+        bench.operator.forbidden = forbidden.map(str::to_owned);
+        if is_cancelled {
+            bench.cancellation.cancel();
+        }
+        // One of three waits for its turn, and is dropped without one when the run is cancelled.
+        let tasks = ["a", "b", "c"].map(|id| Task {
+            id: TaskId::new(id).unwrap(),
+            ..keeper(&bench, asked)
+        });
+        let command = CommandLine::Shell("login S3cr3t-Value".into());
+        let agent = Agent::Command(Some(command));
+        let summary = bench.run(tasks.to_vec(), Purpose::Run(agent)).await;
+        let began = |task: &TaskReport| !task.phases.is_empty();
+        assert!(!summary.report.tasks.iter().any(began));
+        let runs = bench.store.runs(1).await.unwrap();
+        assert_eq!(runs[0].arguments, ["--command", "login ***"]);
+        let report = std::fs::read_to_string(summary.layout.report()).unwrap();
+        assert_eq!(report.matches("login ***").count(), 3, "{report}");
+        assert!(!report.contains("S3cr3t"), "{report}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_that_no_command_can_be_given_end_a_task_before_anything_is_made() {
+    let mut bench = Bench::new(succeed).await;
+    let names: Vec<String> = (0..5).map(|number| format!("large-{number}")).collect();
+    for name in &names {
+        let value = "v".repeat(64 * 1024);
+        bench.operator.secrets.insert(name.clone(), value);
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let fits = bench.run_one(keeper(&bench, &names[..3])).await;
+    assert_eq!(fits.report.totals.completed, 1);
+    let summary = bench.run_one(keeper(&bench, &names)).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::NotPermitted));
+    assert!(task.message.contains("262144"), "{}", task.message);
+    assert_eq!(task.image.digest, None);
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use forge_core::life_cycle::StateName;
 use forge_core::task::VerifyContainer;
-use forge_core::{Attestation, Cause, Deadline, Ending, NetworkLevel, PhaseName, Reason};
+use forge_core::{
+    Attestation, Cause, Deadline, Ending, NetworkLevel, Outcome, PhaseName, Reason, State,
+};
 use forge_engine::fake::FakeExec;
 use forge_engine::{EngineErrorKind, Operation};
 use forge_orchestrator::Agent;
@@ -275,6 +277,101 @@ async fn what_cannot_be_removed_is_said_and_left_to_gc() {
     );
     // The sandboxes of setup, solve and verify, and the workspace.
     assert_eq!(bench.store.unremoved_objects(None).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_life_that_ends_while_files_are_put_in_place_is_recorded_as_such() {
+    for has_setup in [true, false] {
+        let bench = Bench::new(succeed).await;
+        let mut task = bench.task("large");
+        let place = match has_setup {
+            true => "-setup: /workspace",
+            false => ": /workspace",
+        };
+        if !has_setup {
+            (task.setup, task.tests) = (None, None);
+        }
+        bench.engine.fail_where(place, EngineErrorKind::Lost);
+        bench.engine.set_ended(124);
+        let summary = bench.run_one(task).await;
+        let task = &summary.report.tasks[0];
+        assert_eq!(task.deadline, Some(Deadline::Lifetime), "{}", task.message);
+        let mut notes = task.notes.iter();
+        assert!(!notes.any(|note| note.contains("the record")));
+        let record = bench.store.find_attempt(&task.id).await.unwrap();
+        let ended = State::Cleanup(Outcome::Timeout(Deadline::Lifetime));
+        assert_eq!(record.state, ended);
+    }
+}
+
+/// Refuses to have `state` written into the record of `bench` from now on.
+fn refuse_state(bench: &Bench, state: StateName) {
+    let record = rusqlite::Connection::open(bench.folder.path().join("record.sqlite")).unwrap();
+    let trigger = format!(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON attempts WHEN NEW.state = '{state}' \
+         BEGIN SELECT RAISE(ABORT, 'no room for it'); END"
+    );
+    record.execute_batch(&trigger).unwrap();
+}
+
+#[tokio::test]
+async fn an_end_that_cannot_be_recorded_is_recorded_as_a_failure() {
+    let bench = Bench::new(succeed).await;
+    refuse_state(&bench, StateName::Completed);
+    let summary = bench.run_one(bench.task("unlucky")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::InternalError));
+    let record = bench.store.find_attempt(&task.id).await.unwrap();
+    let State::Cleanup(Outcome::Failed(failure)) = record.state else {
+        panic!("{:?}", record.state);
+    };
+    assert_eq!(failure.reason, Reason::InternalError);
+    let notes = task.notes.iter();
+    let about = notes.filter(|note| note.contains("the record is incomplete"));
+    assert_eq!(about.count(), 1, "{:?}", task.notes);
+    assert!(bench.engine.objects().is_empty());
+}
+
+#[tokio::test]
+async fn a_step_that_cannot_be_recorded_keeps_no_later_one_from_being_recorded() {
+    let bench = Bench::new(succeed).await;
+    refuse_state(&bench, StateName::Running);
+    let summary = bench.run_one(bench.task("unlucky")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::InternalError));
+    assert_eq!(task.notes, [""; 0]);
+    let record = bench.store.find_attempt(&task.id).await.unwrap();
+    assert!(matches!(record.state, State::Cleanup(Outcome::Failed(_))));
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_kept_without_a_sandbox_is_told_of() {
+    let bench = Bench::new(succeed).await;
+    let failure = EngineErrorKind::Internal;
+    bench.engine.fail(Operation::CreateWorkspace, failure);
+    let mut task = bench.task("kept");
+    task.cleanup.on_failure = false;
+    let summary = bench.run_one(task).await;
+    let notes = &summary.report.tasks[0].notes;
+    assert!(notes.iter().any(|note| note.contains("were kept")));
+}
+
+#[tokio::test]
+async fn an_attempt_that_breaks_off_removes_what_is_recorded_and_nothing_else() {
+    let bench = Bench::new(|request: &forge_core::ExecRequest| {
+        let is_solve = request.argv.last().is_some_and(|last| last == "solve");
+        assert!(!is_solve, "a fault of this test's making");
+        FakeExec::exits(0)
+    })
+    .await;
+    let summary = bench.run_one(bench.task("broken")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.reason, Some(Reason::InternalError));
+    assert_eq!(task.notes, [""; 0]);
+    assert!(task.cleanup_ended_at.is_some());
+    assert!(bench.engine.objects().is_empty());
+    let left = bench.store.unremoved_objects(None).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]

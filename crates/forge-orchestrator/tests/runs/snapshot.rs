@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use forge_core::Reason;
 use forge_core::ownership::keys;
+use forge_core::{Cause, Reason};
 use forge_engine::fake::{FakeEngine, FakeExec};
 use forge_engine::{EngineErrorKind, FoundObject, ObjectKind, Operation};
 
@@ -55,6 +55,33 @@ async fn an_image_whose_making_was_not_reported_goes_with_its_attempt_and_no_oth
     assert_eq!(bench.engine.objects(), ["other"]);
     let left = bench.store.unremoved_objects(None).await.unwrap();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn only_what_the_engine_refuses_to_keep_of_setup_is_the_task_s_own_doing() {
+    for (kind, reason, cause) in [
+        (
+            EngineErrorKind::Rejected,
+            Reason::WorkspaceUnusable,
+            Cause::Task,
+        ),
+        (
+            EngineErrorKind::Internal,
+            Reason::EngineError,
+            Cause::Infrastructure,
+        ),
+        (
+            EngineErrorKind::Corrupt,
+            Reason::EngineError,
+            Cause::Infrastructure,
+        ),
+    ] {
+        let bench = with_images().await;
+        bench.engine.fail(Operation::Snapshot, kind);
+        let summary = bench.run_one(bench.task("t")).await;
+        let task = &summary.report.tasks[0];
+        assert_eq!((task.reason, task.cause), (Some(reason), Some(cause)));
+    }
 }
 
 #[tokio::test]

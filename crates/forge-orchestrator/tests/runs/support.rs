@@ -22,6 +22,8 @@ pub(crate) struct Bench {
     pub store: Store,
     pub cancellation: Cancellation,
     pub operator: Rules,
+    /// The command line of runs, for the record.
+    pub arguments: Vec<String>,
 }
 
 /// What the operator of a bench decides.
@@ -64,6 +66,10 @@ impl Operator for Rules {
     fn runtime(&self) -> Option<String> {
         None
     }
+
+    fn own_cores(&self) -> bool {
+        true
+    }
 }
 
 impl Bench {
@@ -85,6 +91,7 @@ impl Bench {
             store,
             cancellation: Cancellation::default(),
             operator: Rules::default(),
+            arguments: Vec::new(),
         }
     }
 
@@ -147,7 +154,7 @@ impl Bench {
             out: self.folder.path().join("out"),
             operator: Arc::new(self.operator.clone()),
             keep: false,
-            arguments: Vec::new(),
+            arguments: self.arguments.clone(),
             version: "test".to_owned(),
         };
         Orchestrator::new(Arc::new(self.engine.clone()), self.store.clone())

@@ -118,6 +118,47 @@ fn a_level_above_the_operators_is_refused_with_the_setting() {
 }
 
 #[test]
+fn a_refusal_that_rests_on_an_unknown_registry_is_no_answer() {
+    let (home, task) = home();
+    let any = TASK.replace("\"language\": \"python\"", "\"image\": \"any:1\"");
+    fs::write(task.join(".swe-forge/task.json"), any).unwrap();
+    let unknown = CONFIGURATION.replace(
+        "[registries.npm]\nenabled = false",
+        "[registries.npm]\nindex = \"https://npm.test/\"",
+    );
+    let file = home.path().join("unknown.toml");
+    fs::write(&file, unknown).unwrap();
+    let ask = |url: &str, code: i32, said: &[&str]| {
+        let config = file.to_str().unwrap();
+        let task = task.to_str().unwrap();
+        let line = ["egress", "test", task, url, "--config", config];
+        run(home.swe_forge(&[&line[..], &["--phase", "solve"]].concat())).expect(code, said);
+    };
+    ask("https://index.test", 0, &[]);
+    let said = ["not known yet (npm)", "run `swe-forge registries`"];
+    ask("https://files.npm.test", 2, &said);
+    // No registry changes what is to be said about this one.
+    ask("https://10.0.0.1", 1, &["would be refused"]);
+}
+
+#[test]
+fn addresses_of_version_6_are_reached_on_no_machine() {
+    let (home, task) = home();
+    let file = home.path().join("wide.toml");
+    fs::write(&file, CONFIGURATION.replace("limited_web", "full_web")).unwrap();
+    let (task, config) = (task.to_str().unwrap(), file.to_str().unwrap());
+    let url = "https://[2600::1]/";
+    let line = ["egress", "test", task, url, "--level", "full_web"];
+    let more = ["--config", config, "--format", "json"];
+    let document = run(home.swe_forge(&[&line[..], &more].concat()))
+        .expect(1, &[])
+        .json();
+    assert_eq!(reasons(&document), ["connect_failed"]);
+    let why = document["decisions"][0]["why"].as_str().unwrap();
+    assert!(why.contains("version 4 only"), "{why}");
+}
+
+#[test]
 fn registries_that_are_set_are_shown_as_such() {
     let (home, _) = home();
     let shown = run(home.swe_forge(&["registries", "--format", "json"]))
@@ -135,7 +176,10 @@ fn registries_that_are_set_are_shown_as_such() {
         shown["registries"][1]["hosts"][0]["ports"],
         json!([80, 443])
     );
-    run(home.swe_forge(&["registries", "list", "--group", "npm"])).expect(2, &["not enabled"]);
+    run(home.swe_forge(&["registries", "list", "--group", "npm"]))
+        .expect(2, &["not enabled", "remove enabled = false"]);
+    run(home.swe_forge(&["registries", "list", "--group", "go"]))
+        .expect(2, &["not enabled", "add [registries.go]"]);
 }
 
 #[test]
@@ -153,7 +197,11 @@ fn a_mistake_in_the_configuration_ends_every_command_that_heeds_it() {
         run(home.swe_forge(line)).expect(2, &["bad.toml:2:1", "did you mean \"memory_mb\"?"]);
     }
     let gone = ["registries", "--config", "gone.toml"];
-    run(home.swe_forge(&gone)).expect(2, &["could not read the configuration gone.toml"]);
+    let said = [
+        "could not read the configuration gone.toml",
+        "hint: --config and SWE_FORGE_CONFIG name a file that must be there",
+    ];
+    run(home.swe_forge(&gone)).expect(2, &said);
 }
 
 #[test]
