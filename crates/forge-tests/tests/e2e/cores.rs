@@ -19,6 +19,26 @@ fn a_sandbox_sees_as_many_cores_as_it_may_use() {
 }
 
 #[test]
+fn an_operator_may_let_attempts_run_wherever_there_is_time() {
+    let home = Home::new();
+    home.configure("[hardening]\nown_cores = false\n");
+    let task = home.task(
+        "any-core",
+        Script {
+            solve: "nproc",
+            config: "resources: {cpu_cores: 0.5}",
+            ..Script::default()
+        },
+    );
+    let (code, report) = home.run_all(&task, &["--agent", "command"]);
+    let task = &report.tasks[0];
+    assert_eq!(code, 0, "{}", task.message);
+    // Not those of its machine: the engine may have been given a part of them.
+    let cores = report.engine.cores;
+    assert_eq!(home.log(task, "solve"), format!("{cores}\n").as_bytes());
+}
+
+#[test]
 fn more_attempts_than_cores_run_wherever_there_is_time() {
     let home = Home::new();
     for number in 0..6 {

@@ -138,6 +138,7 @@ fn a_deadline_is_a_timeout_in_the_phase_that_passed_it() {
         (
             Script {
                 setup: Some("sleep 60"),
+                config: "resources: {timeout_seconds: 1}\n",
                 ..Script::default()
             },
             Deadline::Setup,
@@ -145,6 +146,7 @@ fn a_deadline_is_a_timeout_in_the_phase_that_passed_it() {
         (
             Script {
                 solve: "sleep 60",
+                config: "resources: {timeout_seconds: 1}\n",
                 ..Script::default()
             },
             Deadline::Solve,
@@ -152,6 +154,7 @@ fn a_deadline_is_a_timeout_in_the_phase_that_passed_it() {
         (
             Script {
                 verify: "sleep 60",
+                config: "resources: {verify_timeout_seconds: 1}\n",
                 ..Script::default()
             },
             Deadline::Verify,
@@ -159,8 +162,7 @@ fn a_deadline_is_a_timeout_in_the_phase_that_passed_it() {
     ];
     for (script, deadline) in cases {
         let home = Home::new();
-        let config = "resources: {timeout_seconds: 1, verify_timeout_seconds: 1}\n";
-        let (code, task) = home.run(&home.task("slow", Script { config, ..script }));
+        let (code, task) = home.run(&home.task("slow", script));
         assert_eq!(
             (code, task.state, task.deadline),
             (1, StateName::Timeout, Some(deadline))

@@ -1,5 +1,6 @@
 //! An engine that goes away in mid-run. It is one of the test's own, never the machine's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,25 +18,52 @@ use crate::support::{Home, Script};
 
 const IMAGE: &str = "swe-forge-test/sleeper:1";
 
-/// A `dockerd` with its own socket, data and containers.
+/// A `dockerd` with its own socket, data and containers, in name spaces of its own: what it does to
+/// bridges, rules and mounts, it does to nobody else's.
 struct Engine {
     folder: TempDir,
+    /// Holds the name spaces, also while the engine is away.
+    holder: Child,
     process: Child,
+    settings: &'static [&'static str],
 }
 
 impl Engine {
-    fn start() -> Self {
+    fn start(settings: &'static [&'static str]) -> Self {
         let folder = tempfile::Builder::new().prefix("sfe").tempdir().unwrap();
-        let process = Self::spawn(folder.path());
-        let engine = Self { folder, process };
+        let holder = Command::new("unshare")
+            .args(["--net", "--mount", "cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut holder = holder.unwrap();
+        // What it sends back says that it is inside.
+        let (input, output) = (holder.stdin.as_mut(), holder.stdout.as_mut());
+        input.unwrap().write_all(b"x").unwrap();
+        output.unwrap().read_exact(&mut [0]).unwrap();
+        let process = Self::spawn(holder.id(), folder.path(), settings);
+        let engine = Self {
+            folder,
+            holder,
+            process,
+            settings,
+        };
         engine.wait();
         engine
     }
 
-    fn spawn(folder: &Path) -> Child {
+    fn spawn(holder: u32, folder: &Path, settings: &[&str]) -> Child {
         let at = |name: &str| folder.join(name);
         let log = fs::File::create(at("log")).unwrap();
-        Command::new("dockerd")
+        Command::new("nsenter")
+            .args([
+                "--net",
+                "--mount",
+                "--target",
+                &holder.to_string(),
+                "dockerd",
+            ])
+            .args(settings)
             .arg("--host")
             .arg(format!("unix://{}", at("socket").display()))
             .arg("--data-root")
@@ -44,7 +72,6 @@ impl Engine {
             .arg(at("exec"))
             .arg("--pidfile")
             .arg(at("pid"))
-            .args(["--bridge", "none", "--iptables=false", "--ip6tables=false"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -66,7 +93,7 @@ impl Engine {
 
     /// Starts it again, on what it had.
     fn start_again(&mut self) {
-        self.process = Self::spawn(self.folder.path());
+        self.process = Self::spawn(self.holder.id(), self.folder.path(), self.settings);
         self.wait();
     }
 
@@ -91,15 +118,17 @@ impl Engine {
         Ok(answer)
     }
 
-    /// Imports an image that holds `sleep` and the libraries it needs, and nothing else.
+    /// Imports an image that holds a shell, `sleep` and the libraries they need, and nothing else.
     fn import_sleeper(&self) {
-        let listing = Command::new("ldd").arg("/bin/sleep").output().unwrap();
+        let programs = ["/bin/sleep", "/bin/bash"];
+        let listing = Command::new("ldd").args(programs).output().unwrap();
         let listing = String::from_utf8(listing.stdout).unwrap();
         let libraries = listing
             .split_whitespace()
-            .filter(|word| word.starts_with('/'));
-        let names = ["/bin/sleep"].into_iter().chain(libraries);
-        let names = names.map(|name| name.trim_start_matches('/'));
+            .filter(|word| word.starts_with('/') && !word.ends_with(':'));
+        let names = programs.into_iter().chain(libraries);
+        // An archive that names a file twice has a link to itself.
+        let names: BTreeSet<&str> = names.map(|name| name.trim_start_matches('/')).collect();
         let archive = Command::new("tar")
             .args(["--dereference", "--create", "--directory", "/"])
             .args(names)
@@ -116,9 +145,26 @@ impl Engine {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
+    /// Removes what a test that failed has left in it.
+    fn remove_containers(&self) {
+        let docker = |words: &[&str]| {
+            let address = self.address();
+            let mut command = Command::new("docker");
+            command.args(["--host", &address]).args(words).output()
+        };
+        let listed = docker(&["ps", "--all", "--quiet"]).unwrap();
+        for id in String::from_utf8_lossy(&listed.stdout).lines() {
+            docker(&["rm", "--force", "--volumes", id]).unwrap();
+        }
+    }
+
     fn stop(&mut self) {
+        self.end(Signal::SIGTERM);
+    }
+
+    fn end(&mut self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap());
-        kill(pid, Signal::SIGTERM).unwrap();
+        kill(pid, signal).unwrap();
         self.process.wait().unwrap();
     }
 }
@@ -126,24 +172,34 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if self.process.try_wait().is_ok_and(|ended| ended.is_none()) {
+            // They may outlive it.
+            self.remove_containers();
             self.stop();
         }
+        // It ends with its input.
+        drop(self.holder.stdin.take());
+        self.holder.wait().unwrap();
     }
 }
 
 /// A task without a shell: it sleeps, as a program with arguments.
-fn sleeper(home: &Home) -> PathBuf {
-    let folder = home.task_on("sleeper", Script::default(), IMAGE);
+fn sleeper(home: &Home, solve: &[&str], config: &str) -> PathBuf {
+    let script = Script {
+        config,
+        ..Script::default()
+    };
+    let folder = home.task_on("sleeper", script, IMAGE);
     let file = folder.join(".swe-forge/task.json");
     let mut task: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    task["solve"] = serde_json::json!({"argv": ["/bin/sleep", "1000"]});
+    task["solve"] = serde_json::json!({"argv": solve});
     task["verify"] = serde_json::json!({"argv": ["/bin/sleep", "0"]});
     fs::write(&file, task.to_string()).unwrap();
     folder
 }
 
-fn wait_for_solve(home: &Home, run: &mut Child) {
-    let patience = Instant::now() + Duration::from_secs(120);
+/// Waits until the log of solve has `word`.
+fn wait_for_solve(home: &Home, run: &mut Child, word: &str) {
+    let patience = Instant::now() + Duration::from_secs(600);
     loop {
         let runs = fs::read_dir(home.path("swe-forge-out"))
             .into_iter()
@@ -157,7 +213,7 @@ fn wait_for_solve(home: &Home, run: &mut Child) {
         });
         if attempts
             .map(|attempt| attempt.path().join("solve.log"))
-            .any(|log| log.exists())
+            .any(|log| fs::read_to_string(log).is_ok_and(|text| text.contains(word)))
         {
             return;
         }
@@ -167,27 +223,89 @@ fn wait_for_solve(home: &Home, run: &mut Child) {
     }
 }
 
-#[test]
-fn an_engine_that_stops_in_mid_run_is_not_a_verdict() {
-    let mut engine = Engine::start();
-    engine.import_sleeper();
-    let home = Home::on(&engine.address());
-    let task = sleeper(&home);
-    let words = [
-        "run",
-        task.to_str().unwrap(),
-        "--agent",
-        "command",
-        "--format",
-        "json",
-    ];
+/// Starts a run of one task.
+fn start(home: &Home, task: &Path) -> Child {
+    let task = task.to_str().unwrap();
+    let words = ["run", task, "--agent", "command", "--format", "json"];
     let mut run = home.command(&words);
-    let mut run = run
-        .stdout(Stdio::piped())
+    run.stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap();
-    wait_for_solve(&home, &mut run);
+        .unwrap()
+}
+
+/// Asks the proxy over and over for what it must refuse, until it gets a signal.
+const ASKING: &str = r#"
+trap 'enough=1' USR1
+while [ -z "$enough" ] && [ "$SECONDS" -lt 600 ]; do
+    (
+        exec 3<>/dev/tcp/127.0.0.1/3128 || exit 1
+        printf 'CONNECT 192.0.2.1:443 HTTP/1.1\r\n\r\n' >&3
+        IFS= read -t 20 -r line <&3 && echo "$line"
+    ) 2>/dev/null || echo none
+    sleep 0.05
+done
+"#;
+
+/// Sends `signal` to every process whose arguments have `marker`.
+fn signal_all(marker: &str, signal: Signal) {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for number in numbers.filter(|number| *number != own) {
+        let arguments = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&arguments).contains(marker) {
+            // One that ended meanwhile is none to signal.
+            kill(Pid::from_raw(number), signal).ok();
+        }
+    }
+}
+
+#[test]
+fn an_engine_that_is_killed_and_comes_back_in_mid_run_opens_nothing() {
+    let mut engine = Engine::start(&["--live-restore"]);
+    engine.import_sleeper();
+    let home = Home::on(&engine.address());
+    home.find_registries();
+    let config = "network: {solve: package_only}\n";
+    let marker = format!("asking-{}", std::process::id());
+    let script = format!(": {marker}\n{ASKING}");
+    let task = sleeper(&home, &["/bin/bash", "-c", &script], config);
+    let mut run = start(&home, &task);
+    wait_for_solve(&home, &mut run, "403");
+    engine.end(Signal::SIGKILL);
+    // Its containerd went with it, but looks alive as long as nobody has taken note of its end.
+    fs::remove_file(engine.at("exec/containerd/containerd.pid")).unwrap();
+    engine.start_again();
+    signal_all(&marker, Signal::SIGUSR1);
+    let output = run.wait_with_output().unwrap();
+    let report: forge_api::report::Report = serde_json::from_slice(&output.stdout).unwrap();
+    let task = &report.tasks[0];
+    let log = String::from_utf8(home.log(task, "solve")).unwrap();
+    assert_eq!(task.state, StateName::Completed, "{}\n{log}", task.message);
+    let mut answers = log.lines().filter(|line| line.starts_with("HTTP/1.1 "));
+    assert!(
+        answers.all(|line| line.starts_with("HTTP/1.1 403 ")),
+        "{log}"
+    );
+    assert_eq!(task.network.allowed, 0);
+    // An engine of this age counts the mounts of a container that outlived it twice, until it is
+    // started once more.
+    engine.stop();
+    engine.start_again();
+    let collected = home.output(&["gc"]);
+    let stderr = String::from_utf8_lossy(&collected.stderr);
+    assert!(collected.status.success(), "{stderr}");
+    home.assert_nothing_left();
+}
+
+#[test]
+fn an_engine_that_stops_in_mid_run_is_not_a_verdict() {
+    let mut engine = Engine::start(&[]);
+    engine.import_sleeper();
+    let home = Home::on(&engine.address());
+    let mut run = start(&home, &sleeper(&home, &["/bin/sleep", "1000"], ""));
+    wait_for_solve(&home, &mut run, "");
     engine.stop();
     let output = run.wait_with_output().unwrap();
     let report: forge_api::report::Report = serde_json::from_slice(&output.stdout).unwrap();

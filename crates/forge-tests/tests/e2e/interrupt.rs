@@ -25,7 +25,7 @@ fn start(home: &Home) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let patience = Instant::now() + Duration::from_secs(120);
+    let patience = Instant::now() + Duration::from_secs(600);
     while !solving(home) {
         assert!(child.try_wait().unwrap().is_none(), "the run ended early");
         assert!(Instant::now() < patience, "the task never came to solve");

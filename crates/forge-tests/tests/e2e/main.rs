@@ -8,6 +8,7 @@
 )]
 
 mod cores;
+mod corporation;
 mod endings;
 mod engine;
 mod escape;
@@ -16,6 +17,7 @@ mod interrupt;
 mod network;
 mod output;
 mod record;
+mod registries;
 mod sealed;
 mod secrets;
 mod setup;

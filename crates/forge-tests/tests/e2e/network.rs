@@ -85,25 +85,12 @@ fn the_level_of_each_phase_holds_and_the_next_one_does_not_inherit_it() {
 fn a_level_above_the_operator_s_is_refused_before_anything_is_made() {
     let home = Home::new();
     home.find_registries();
-    let config = home.path("config.toml");
-    std::fs::write(&config, "[network]\nmax_level = \"package_only\"\n").unwrap();
+    home.configure("[network]\nmax_level = \"package_only\"\n");
     let script = Script {
         config: "network: {solve: full_web}\n",
         ..Script::default()
     };
-    let folder = home.task("wide", script);
-    let words = [
-        "--config",
-        config.to_str().unwrap(),
-        "run",
-        folder.to_str().unwrap(),
-        "--agent",
-        "command",
-        "--format",
-        "json",
-    ];
-    let (code, report) = home.report(&words);
-    let task = &report.tasks[0];
+    let (code, task) = home.run(&home.task("wide", script));
     assert_eq!(
         (code, task.reason),
         (3, Some(Reason::NotPermitted)),
@@ -116,34 +103,19 @@ fn a_level_above_the_operator_s_is_refused_before_anything_is_made() {
 #[test]
 fn a_secret_reaches_its_phase_and_no_log_and_no_report() {
     let home = Home::new();
-    let config = home.path("config.toml");
-    let file = home.path("token");
-    std::fs::write(&file, "correct-horse-battery\n").unwrap();
-    let text = format!("[secrets]\ntoken = {{ file = \"{}\" }}\n", file.display());
-    std::fs::write(&config, text).unwrap();
+    home.configure_token("correct-horse-battery\n");
     let script = Script {
         solve: "test \"$TOKEN\" = correct-horse-battery && echo \"it is $TOKEN\"",
         verify: "test -z \"$TOKEN\" && ! grep -qa correct-horse /proc/1/environ 2>/dev/null",
         config: "env:\n  TOKEN: {secret: token, phases: [solve]}\n",
         ..Script::default()
     };
-    let folder = home.task("keeper", script);
-    let words = [
-        "--config",
-        config.to_str().unwrap(),
-        "run",
-        folder.to_str().unwrap(),
-        "--agent",
-        "command",
-        "--format",
-        "json",
-    ];
-    let (code, report) = home.report(&words);
-    assert_eq!(code, 0, "{:#?}", report.tasks[0]);
-    let log = home.log(&report.tasks[0], "solve");
+    let (code, task) = home.run(&home.task("keeper", script));
+    assert_eq!(code, 0, "{task:#?}");
+    let log = home.log(&task, "solve");
     assert_eq!(String::from_utf8_lossy(&log), "it is ***\n");
     assert!(
-        !serde_json::to_string(&report)
+        !serde_json::to_string(&task)
             .unwrap()
             .contains("correct-horse")
     );
@@ -177,7 +149,8 @@ for number in range(10200):
     let script = Script {
         setup: Some(&setup),
         solve: &solve,
-        config: "network: {setup: package_only, solve: package_only}\n",
+        config: "network: {setup: package_only, solve: package_only}\n\
+                 resources: {timeout_seconds: 3600}\n",
         ..Script::default()
     };
     let (code, task) = home.run(&home.task("noisy", script));

@@ -34,13 +34,7 @@ fn telling(folder: &Path, found: &mut Vec<String>) {
 /// Runs a task that does its worst with the secret; `end` is how its verification ends.
 fn run(home: &Home, end: &str) -> (i32, TaskReport) {
     home.find_registries();
-    let config = home.path("config.toml");
-    let text = format!(
-        "[secrets]\ntoken = {{ file = \"{}\" }}\n",
-        home.path("token").display()
-    );
-    std::fs::write(&config, text).unwrap();
-    std::fs::write(home.path("token"), SECRET).unwrap();
+    home.configure_token(SECRET);
     let verify =
         format!("echo verify $TOKEN; printf '<testcase name=\"%s\"/>\\n' \"$TOKEN\"; {end}");
     let script = Script {
@@ -56,8 +50,6 @@ fn run(home: &Home, end: &str) -> (i32, TaskReport) {
     let folder = home.task("teller", script);
     let words = [
         "-vv",
-        "--config",
-        config.to_str().unwrap(),
         "run",
         folder.to_str().unwrap(),
         "--agent",
@@ -131,28 +123,12 @@ fn a_secret_in_output_names_and_hosts_is_in_nothing_that_is_kept_or_shown() {
 #[test]
 fn a_value_too_short_to_be_masked_is_refused_with_the_reason() {
     let home = Home::new();
-    let config = home.path("config.toml");
-    let file = home.path("token");
-    std::fs::write(&file, "ab\n").unwrap();
-    let text = format!("[secrets]\ntoken = {{ file = \"{}\" }}\n", file.display());
-    std::fs::write(&config, text).unwrap();
+    home.configure_token("ab\n");
     let script = Script {
         config: "env:\n  TOKEN: {secret: token, phases: [solve]}\n",
         ..Script::default()
     };
-    let folder = home.task("short", script);
-    let words = [
-        "--config",
-        config.to_str().unwrap(),
-        "run",
-        folder.to_str().unwrap(),
-        "--agent",
-        "command",
-        "--format",
-        "json",
-    ];
-    let (code, report) = home.report(&words);
-    let task = &report.tasks[0];
+    let (code, task) = home.run(&home.task("short", script));
     assert_eq!(
         (code, task.reason),
         (3, Some(forge_core::Reason::SecretUnavailable))

@@ -12,7 +12,8 @@ fn passes(setup: &str, solve: &str, image: &str) {
         setup: Some(setup),
         solve,
         verify: solve,
-        config: "resources: {memory_mb: 2048, processes: 400, cpu_cores: 2}\n",
+        config: "resources: {memory_mb: 2048, processes: 400, cpu_cores: 2, \
+                 timeout_seconds: 3600, verify_timeout_seconds: 3600}\n",
     };
     let (code, task) = home.run(&home.task_on("install", script, image));
     let log = String::from_utf8_lossy(&home.log(&task, "setup")).into_owned();

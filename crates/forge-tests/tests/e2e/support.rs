@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 use forge_api::report::{Report, TaskReport};
 use tempfile::TempDir;
 
+const CONFIGURATION: &str = "config.toml";
+
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
     variable("SWE_FORGE_TEST_BINARY").into()
@@ -118,7 +120,26 @@ impl Home {
         if let Some(engine) = &self.engine {
             command.env("DOCKER_HOST", engine);
         }
+        let configuration = self.path(CONFIGURATION);
+        if configuration.exists() {
+            command.env("SWE_FORGE_CONFIG", configuration);
+        }
         command
+    }
+
+    /// The operator's configuration from now on.
+    pub(crate) fn configure(&self, text: &str) {
+        std::fs::write(self.path(CONFIGURATION), text).unwrap();
+    }
+
+    /// A configuration with the secret `token`, whose value is `value`.
+    pub(crate) fn configure_token(&self, value: &str) {
+        let file = self.path("token");
+        std::fs::write(&file, value).unwrap();
+        self.configure(&format!(
+            "[secrets]\ntoken = {{ file = \"{}\" }}\n",
+            file.display()
+        ));
     }
 
     pub(crate) fn output(&self, arguments: &[&str]) -> Output {

@@ -16,7 +16,7 @@ import (
 
 // patience is how long something may take that must come about; once something
 // did not, the run has failed, and the rest need not take long.
-var patience = 8 * time.Second
+var patience = 60 * time.Second
 
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()

@@ -12,7 +12,7 @@ export HOME="$work" GOPATH="$work/gopath" GOCACHE=/tmp/gocache GOFLAGS=-mod=mod 
 cd "$work/src"
 go vet ./batch ./cmd/batchcat
 go build -o "$work/batchcat" ./cmd/batchcat
-go test -vet=off -count=1 -timeout 100s ./verify
+go test -vet=off -count=1 -timeout 500s ./verify
 lines=$(i=0; while [ $i -lt 50 ]; do echo "line $i"; i=$((i + 1)); done)
 copied=$(printf '%s\n' "$lines" | timeout 20 "$work/batchcat" | sort)
 if [ "$copied" != "$(printf '%s\n' "$lines" | sort)" ]; then
