@@ -1,4 +1,4 @@
-"""One of many at once: stays until all are there, and asks for a name of its own where it has a network."""
+"""One of many at once: stays until somebody outside has seen all of them, and asks for a name of its own where it has a network."""
 
 import json
 import os
@@ -6,22 +6,26 @@ import socket
 import sys
 import time
 
+import siblings
 import special
 
 
 def main():
-    name, seconds = sys.argv[1], float(sys.argv[2])
+    name = sys.argv[1]
     result = {"attempt": name, "outcome": "alone", "folder": "", "inode": 0}
     with open("/proc/self/mountinfo") as file:
         roots = [line.split()[3] for line in file if line.split()[4] == special.EGRESS]
     if roots:
         result["folder"] = os.path.basename(roots[0])
         result["inode"] = os.stat(special.EGRESS + "/proxy.sock").st_ino
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    print("here", flush=True)
+    is_last = False
+    while not is_last:
+        # All are there by then: once more.
+        is_last = os.path.exists(siblings.CUE)
         if roots:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-                stream.settimeout(10)
+                stream.settimeout(120)
                 stream.connect(special.EGRESS + "/proxy.sock")
                 stream.sendall(f"CONNECT {name}.attack.test:443 HTTP/1.1\r\n\r\n".encode())
                 if b"reason=not_on_allowlist" not in stream.recv(4096):

@@ -7,6 +7,7 @@ import platform
 import stat
 import struct
 import subprocess
+import time
 
 C = ctypes.CDLL(None, use_errno=True)
 # Numbers of calls that are the same on both architectures are from the common table.
@@ -121,24 +122,39 @@ def name_to_handle(): return call("name_to_handle", -100, TEXT(b"/"), None, None
 
 
 def setuid_binary():
-    """A setuid program of the image; its effective user must not change."""
-    for path in ("/usr/bin/su", "/bin/su", "/usr/bin/mount", "/usr/bin/passwd", "/usr/bin/newgrp"):
+    """A setuid program of the image, while it waits for a password: its effective user must not change."""
+    for path in ("/usr/bin/su", "/bin/su"):
         if os.path.exists(path) and os.stat(path).st_mode & stat.S_ISUID:
-            done = subprocess.run([path, "-c", "id -u"] if path.endswith("su") else [path], input=b"", capture_output=True, timeout=10)
-            return "gained" if done.stdout.strip() == b"0" else "no_gain"
-    return "no_gain"
+            with subprocess.Popen([path, "-c", "true"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+                found = effective_user(child, path)
+                child.kill()
+            return found
+    return "no setuid program"
 
 
-def own_setuid():
-    path = "/workspace/setuid"
-    with open("/usr/bin/id", "rb") as source, open(path, "wb") as target:
-        target.write(source.read())
-    os.chmod(path, 0o6755)
-    done = subprocess.run([path, "-u"], capture_output=True, timeout=10)
-    return "gained" if done.stdout.strip() == b"0" and os.getuid() != 0 else "no_gain"
+def effective_user(child, path):
+    """Who a program is once it runs: the exec is over when the kernel says its name."""
+    while child.poll() is None:
+        status = dict(line.split(":", 1) for line in open(f"/proc/{child.pid}/status").read().splitlines())
+        if status["Name"].strip() == os.path.basename(path):
+            return "gained" if status["Uid"].split()[1] == "0" else "no_gain"
+        time.sleep(0.001)
+    return "ended too early"
 
 
-def file_capability(): return os.setxattr("/workspace/setuid", "security.capability", struct.pack("<5I", 0x02000001, 1 << 21, 0, 0, 0)) or "set"
+def setup_setuid():
+    """A setuid program of root's, left by a setup that was root."""
+    path = "/usr/local/bin/attack-id"
+    if os.stat(path).st_uid != 0 or not os.stat(path).st_mode & stat.S_ISUID:
+        return "no setuid program of root's"
+    user = subprocess.run([path, "-u"], capture_output=True, text=True, timeout=60).stdout.strip()
+    return "gained" if user == "0" else "no_gain" if user == str(os.getuid()) else f"user {user}"
+
+
+def file_capability():
+    with open("/workspace/capable", "w"):
+        pass
+    return os.setxattr("/workspace/capable", "security.capability", struct.pack("<5I", 0x02000001, 1 << 21, 0, 0, 0)) or "set"
 def setuid_root(): return os.setuid(0) or "worked"
 def setgroups(): return os.setgroups([0]) or "worked"
 def capabilities():
@@ -186,7 +202,9 @@ def ptrace_init(): return call("ptrace", 16, 1, 0, 0)
 def process_readv(): return call("readv", 1, None, 0, None, 0, 0)
 def process_writev(): return call("writev", 1, None, 0, None, 0, 0)
 def kcmp(): return call("kcmp", 1, 1, 0, 0, 0)
-def pidfd_getfd(): return call("pidfd_getfd", os.pidfd_open(1), 0, 0)
+def pidfd_getfd():
+    # Of no process, so that it is this call that is refused: where it may be made it ends in EBADF.
+    return call("pidfd_getfd", -1, 0, 0)
 def process_madvise(): return call("process_madvise", 0, None, 0, 0, 0)
 def keyctl(): return call("keyctl", 0, -3, 1)
 def add_key(): return call("add_key", TEXT(b"user"), TEXT(b"a"), TEXT(b"b"), 1, -3)

@@ -65,6 +65,28 @@ def kill_everything():
     time.sleep(0.5)
 
 
+def wait_for_ever():
+    """Says that it is there, for whoever pauses it."""
+    print("here", flush=True)
+    while True:
+        time.sleep(1)
+
+
+def stop_everything():
+    """Stops itself last, and whoever wakes it finds the next that does."""
+    for _ in range(3):
+        if os.fork() == 0:
+            break
+    while True:
+        for pid in [1] + [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+            if pid != os.getpid():
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except OSError:
+                    continue
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def kill_group():
     os.kill(-1, signal.SIGKILL)
 

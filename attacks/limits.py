@@ -17,12 +17,14 @@ CALLS = {"x86_64": {"sched_setattr": 314, "ioprio_set": 251, "process_vm_readv":
                     "migrate_pages": 256, "clock_settime": 227, "clock_adjtime": 305, "adjtimex": 159, "settimeofday": 164,
                     "setdomainname": 171, "delete_module": 176, "finit_module": 313, "kexec_file_load": 320, "ioperm": 173,
                     "vhangup": 153, "ptrace": 101, "swapoff": 168, "lookup_dcookie": 212, "set_mempolicy_home_node": 450,
-                    "remap_file_pages": 216, "request_key": 249, "tee": 276, "rt_tgsigqueueinfo": 297, "pidfd_send_signal": 424},
+                    "remap_file_pages": 216, "request_key": 249, "tee": 276, "rt_tgsigqueueinfo": 297, "rt_sigqueueinfo": 129, "kill": 62, "tkill": 200,
+                    "tgkill": 234, "pidfd_send_signal": 424},
          "aarch64": {"sched_setattr": 274, "ioprio_set": 30, "process_vm_readv": 270, "process_vm_writev": 271, "move_pages": 239,
                      "migrate_pages": 238, "clock_settime": 112, "clock_adjtime": 266, "adjtimex": 171, "settimeofday": 170,
                      "setdomainname": 162, "delete_module": 106, "finit_module": 273, "kexec_file_load": 294, "ioperm": 9999,
                      "vhangup": 58, "ptrace": 117, "swapoff": 225, "lookup_dcookie": 18, "set_mempolicy_home_node": 450,
-                     "remap_file_pages": 234, "request_key": 218, "tee": 77, "rt_tgsigqueueinfo": 240, "pidfd_send_signal": 424}
+                     "remap_file_pages": 234, "request_key": 218, "tee": 77, "rt_tgsigqueueinfo": 240, "rt_sigqueueinfo": 138, "kill": 129, "tkill": 130,
+                     "tgkill": 131, "pidfd_send_signal": 424}
          }.get(platform.machine(), {})
 
 
@@ -139,9 +141,10 @@ def posix_queues():
 
 def posix_queues_clean():
     library = C if hasattr(C, "mq_open") else ctypes.CDLL("librt.so.1", use_errno=True)
-    for number in range(1000):
-        library.mq_unlink(b"/attack%d" % number)
-    return "works"
+    removed = sum(library.mq_unlink(b"/attack%d" % number) == 0 for number in range(1000))
+    if removed == 0:
+        return "nothing to remove"
+    return "works" if library.mq_open(b"/attack0", os.O_CREAT | os.O_RDWR, 0o600, None) >= 0 else code()
 
 
 def system_v_clean():
@@ -150,7 +153,11 @@ def system_v_clean():
                          ("sem", lambda number: C.semctl(number, 0, 0))):
         for line in open("/proc/sysvipc/" + path).read().splitlines()[1:]:
             remove(int(line.split()[1]))
-    return "works"
+    left = [path for path in ("shm", "msg", "sem") if len(open("/proc/sysvipc/" + path).read().splitlines()) > 1]
+    if left:
+        return "left: " + ", ".join(left)
+    segment = C.shmget(0, 4096, 0o1600)
+    return "works" if segment >= 0 and C.shmctl(segment, 0, None) == 0 else code()
 
 
 # What one process may have of the kernel.
@@ -464,14 +471,28 @@ def memory_of_others():
 
 
 def signals_to_init():
-    """Every signal to PID 1, by every call that sends one. What is asked for and what comes of it is another case."""
-    information = ctypes.create_string_buffer(128)
-    pidfd = os.pidfd_open(1)
+    """Every signal to PID 1, by every call that sends one, all of them whatever becomes of the first."""
+    # From a queue: what says that it is from the kernel or from kill() is refused to everybody.
+    information = ctypes.create_string_buffer(struct.pack("=iii", 0, 0, -1) + b"\0" * 116, 128)
+    # A folder of /proc names its process, too.
+    folder = os.open("/proc/1", os.O_RDONLY | os.O_DIRECTORY)
     for number in range(1, 65):
-        for send in (lambda: C.kill(1, number), lambda: C.syscall(ctypes.c_long(CALLS["rt_tgsigqueueinfo"]), 1, 1, number, information),
-                     lambda: C.syscall(ctypes.c_long(CALLS["pidfd_send_signal"]), pidfd, number, None, 0)):
-            send()
-    return "alive" if os.path.exists("/proc/1") and os.getppid() else "gone"
+        call("kill", 1, number)
+        call("tkill", 1, number)
+        call("tgkill", 1, 1, number)
+        call("rt_sigqueueinfo", 1, number, information)
+        call("rt_tgsigqueueinfo", 1, 1, number, information)
+        call("pidfd_send_signal", folder, number, None, 0)
+    with open("/proc/1/stat") as file:
+        state = file.read().rsplit(")", 1)[1].split()[0]
+    # Without PID 1 nobody is left who could say anything.
+    return "alive" if state in "RSD" else "state:" + state
+
+
+def handle_of_init():
+    """A handle of PID 1, by which signals are sent and open files are taken."""
+    os.pidfd_open(1)
+    return "opened"
 
 
 # What only an administrator of the machine may.

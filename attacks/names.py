@@ -22,6 +22,8 @@ PRIVATE = ["10.1.2.3", "169.254.169.254", "192.168.7.7", "100.100.100.200", "168
 PRIVATE_6 = ["fd00:ec2::254", "fd12::1"]
 ABSENT = "11.0.0.9"
 A, CNAME, AAAA = 1, 5, 28
+# Names whose lookup is meant to fail, or whose answers are counted.
+FAILING = {"alias-loop", "alias-only", "stranger", "nothing", "absent", "failing", "refusing", "garbage", "silent", "rebinding", "alternating", "many"}
 LEVELS = ["package_only", "limited_web", "full_web"]
 LONG = ".".join(["a" * 63] * 3 + ["a" * 30])
 OWN_6 = "2600:8::8"
@@ -174,9 +176,10 @@ def listeners():
 
     def talk(stream, here):
         with stream:
-            stream.settimeout(5)
+            stream.settimeout(60)
             asked = stream.recv(4096)
-            body = f"reached:{here}".encode()
+            # Whoever asks for it gets back what came.
+            body = asked if b" /echo " in asked.split(b"\r\n", 1)[0] else f"reached:{here}".encode()
             if asked.startswith(b"\x16"):
                 # A bare ServerHello, as the proxy waits for one, and then what it does not look at.
                 hello = b"\x03\x03" + bytes(32) + b"\x00\xc0\x2f\x00"
@@ -261,13 +264,87 @@ def asked(path, request):
         return network.answer(first)
 
 
+def patiently(ask):
+    """Once more where the resolver was not heard in time, on a machine that has much else to do. Failures are remembered
+    for five seconds."""
+    def again(*arguments):
+        for _ in range(5):
+            found = ask(*arguments)
+            if found != "denied:dns_failure":
+                break
+            time.sleep(6)
+        return found
+    return again
+
+
 def tried(path, level, name):
     """Each level has names of its own, so that each is asked for the first time."""
     host = "victim.test" if name == "victim" else f"{LONG if name == 'long' else name}.{level.replace('_', '-')}.bad.test"
     times = {"rebinding": 6, "alternating": 12}.get(name, 1)
     requests = [f"GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", f"CONNECT {host}:443 HTTP/1.1\r\n\r\n"]
-    outcomes = [asked(path, request.encode()) for _ in range(times) for request in requests]
+    ask = asked if name in FAILING else patiently(asked)
+    outcomes = [ask(path, request.encode()) for _ in range(times) for request in requests]
     return " + ".join(sorted(set(outcomes)))
+
+
+def echoed(path, headers):
+    """The head of a request as a server gets it."""
+    request = f"GET http://{headers['address']}/echo HTTP/1.1\r\nHost: {headers['host']}\r\n{headers['more']}Connection: close{headers['options']}\r\n\r\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.settimeout(60)
+        stream.connect(path)
+        stream.sendall(request.encode())
+        answer = network.receive(stream)[0].decode("latin-1")
+    if not answer.startswith("HTTP/1.1 200"):
+        return network.answer(answer.encode()), {}
+    lines = answer.split("\r\n\r\n", 1)[1].split("\r\n\r\n", 1)[0].split("\r\n")[1:]
+    return "echoed", {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
+def echo(path, level, kind):
+    address = f"public.{level.replace('_', '-')}.bad.test"
+    headers = {"address": address, "host": address, "more": "", "options": ""}
+    if kind == "other-host":
+        headers["host"] = "evil.attack.test"
+    elif kind == "upgrade-h2c":
+        headers |= {"more": "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", "options": ", Upgrade, HTTP2-Settings"}
+    else:
+        headers |= {"more": "Upgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n", "options": ", Upgrade"}
+    found, got = echoed(path, headers)
+    if found != "echoed":
+        return found
+    if kind == "other-host":
+        return "rewritten" if got["host"] == address else "host:" + got["host"]
+    kept = [name for name in got if name in ("upgrade", "http2-settings")] + [got["connection"]] * ("upgrade" in got.get("connection", "").lower())
+    return "kept: " + ", ".join(kept) if kept else "taken out"
+
+
+def on_port(path, level, kind):
+    """First bytes on a port that a task names, which carries any protocol: what some server takes for TLS is judged all the same."""
+    host = f"public.{level.replace('_', '-')}.bad.test"
+    (other,) = network.hello("other", host)
+    first = {
+        "tls-control": network.hello("right", host)[0],
+        "raw-control": b"\0\x01\x02 a protocol of its own\n",
+        "tls-other": other,
+        "tls-version": other[:1] + b"\x03\x7f" + other[3:],
+        "tls-major": other[:1] + b"\x02\x01" + other[3:],
+        "tls-sslv2": b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10" + b"\x07\x00\xc0" * 7 + b"x" * 16,
+        "tls-alert": b"\x15\x03\x01\x00\x02\x01\x00" + other,
+        "tls-cipher": b"\x14\x03\x03\x00\x01\x01" + other,
+        "tls-empty": b"\x16\x03\x01\x00\x00" + other,
+    }[kind]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+        stream.settimeout(60)
+        stream.connect(path)
+        stream.sendall(f"CONNECT {host}:7413 HTTP/1.1\r\n\r\n".encode())
+        found = network.answer(network.head(stream))
+        if found != "status:200":
+            return found
+        stream.sendall(first)
+        data, end = network.receive(stream)
+    text = data.decode("latin-1")
+    return text[text.index("reached:"):] if "reached:" in text else "answered" if text else end
 
 
 def main():
@@ -285,10 +362,10 @@ def main():
     paths = {level: proxy.open(level) for level in LEVELS}
     lock = threading.Lock()
 
-    def one(level, name):
-        outcome = tried(paths[level], level, name)
+    def one(level, name, way=tried, prefix="names"):
+        outcome = way(paths[level], level, name)
         with lock:
-            print(json.dumps({"attempt": f"names-{name}", "level": level, "outcome": outcome}), flush=True)
+            print(json.dumps({"attempt": f"{prefix}-{name}", "level": level, "outcome": outcome}), flush=True)
 
     # The stranger's answer comes before its victim is asked for; who is silent takes longest.
     names = ["stranger", "silent"] + [name for name in NAMES if name not in ("stranger", "silent")] + ["long", "victim"]
@@ -296,6 +373,11 @@ def main():
         for name in names:
             for level in LEVELS:
                 pool.submit(one, level, name)
+        for level in LEVELS:
+            for kind in ("other-host", "upgrade-h2c", "upgrade-websocket"):
+                pool.submit(one, level, kind, patiently(echo), "echo")
+            for kind in ("tls-control", "raw-control", "tls-other", "tls-version", "tls-major", "tls-sslv2", "tls-alert", "tls-cipher", "tls-empty"):
+                pool.submit(one, level, kind, patiently(on_port), "port")
     proxy.relay.kill()
     proxy.child.kill()
 

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -20,7 +21,7 @@ import special
 HTTP_PROXY = ("127.0.0.1", 3128)
 SOCKS_PROXY = ("127.0.0.1", 1080)
 RESOLVER = ("127.0.0.1", 53)
-PATIENCE = 8
+PATIENCE = 60
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -176,6 +177,19 @@ class Attempts:
                 stream.sendall(self.token(attempt))
                 return "connected"
             return "refused:%d" % reply[1]
+
+    # Programs of the image, in an environment that is not what they were given.
+
+    def program(self, attempt):
+        changes = {name: value and self.fill(value) for name, value in attempt["environment"].items()}
+        environment = {name: value for name, value in (os.environ | changes).items() if value is not None}
+        command = ["curl", "--silent", "--output", "/dev/null", "--max-time", str(PATIENCE), "--write-out",
+                   "%{http_code} %header{x-swe-forge-egress}", f"http://{attempt['name']}.attack.test/"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            return f"curl:{done.returncode}"
+        code, _, reason = done.stdout.partition(" ")
+        return "denied:" + reason.split("reason=", 1)[1].strip() if "reason=" in reason else "status:" + code
 
     # Capture and names.
 

@@ -15,8 +15,8 @@ import network
 
 def ask():
     try:
-        with socket.create_connection(("127.0.0.1", 3128), 5) as stream:
-            stream.settimeout(5)
+        with socket.create_connection(("127.0.0.1", 3128), 60) as stream:
+            stream.settimeout(60)
             stream.sendall(b"CONNECT outage.attack.test:443 HTTP/1.1\r\n\r\n")
             answer = stream.recv(4096)
     except OSError:
@@ -28,10 +28,10 @@ def ask():
 
 def hold():
     """A tunnel to the host that is allowed, which is given its name while this runs."""
-    until = time.monotonic() + 40
+    until = time.monotonic() + 300
     while time.monotonic() < until:
-        stream = socket.create_connection(("127.0.0.1", 3128), 5)
-        stream.settimeout(5)
+        stream = socket.create_connection(("127.0.0.1", 3128), 60)
+        stream.settimeout(60)
         stream.sendall(b"CONNECT sink.attack.test:7413 HTTP/1.1\r\n\r\n")
         if network.answer(network.head(stream)) == "status:200":
             stream.sendall(network.hello("right", "sink.attack.test")[0])
@@ -43,7 +43,7 @@ def hold():
 
 def keep(stream, result):
     """Data all the time, until somebody ends the connection."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         try:
             stream.sendall(b"x" * 100)
@@ -74,7 +74,7 @@ def main():
     if stream := hold():
         threading.Thread(target=keep, args=(stream, result), daemon=True).start()
         print("held", flush=True)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         found = ask()
         if seen[-1] != found:

@@ -74,9 +74,34 @@ def memory_after():
     return "works" if subprocess.run(["/bin/true"]).returncode == 0 else "broken"
 
 
+def number(path):
+    try:
+        return int(open(path).read().replace("max", "-1"))
+    except OSError:
+        return None
+
+
 def swap_used():
-    line = next(line for line in open("/proc/self/status") if line.startswith("VmSwap"))
-    return "none" if line.split()[1] == "0" else line
+    """What a program has in swap while it takes all memory, and what its sandbox might have there."""
+    child = os.fork()
+    if child == 0:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+        memory_anonymous()
+        os._exit(0)
+    most = 0
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        lines = [line for line in open(f"/proc/{child}/status") if line.startswith("VmSwap")]
+        most = max([most] + [int(line.split()[1]) for line in lines])
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        return "the memory did not end"
+    if most:
+        return f"{most} kB in swap"
+    memory, both = number("/sys/fs/cgroup/memory/memory.limit_in_bytes"), number("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+    if both not in (None, memory) or number("/sys/fs/cgroup/memory.swap.max") not in (None, 0):
+        return "swap is allowed"
+    return "none"
 
 
 def fill(path, most=8 << 30, keep=False):
@@ -112,7 +137,11 @@ def tmp_inodes():
 
 
 def tmp_clean():
-    subprocess.run("cd /tmp && ls -U | xargs rm -rf", shell=True)
+    subprocess.run("cd /tmp && ls -U | xargs rm -rf", shell=True, check=True)
+    if os.listdir("/tmp"):
+        return "some are left"
+    for number in range(1000):
+        os.close(os.open(f"/tmp/i{number}", os.O_CREAT))
     return "works"
 
 
@@ -145,7 +174,13 @@ def disk_allocate():
 
 
 def disk_clean():
-    subprocess.run("rm -f /workspace/fill* /workspace/allocate*", shell=True)
+    """There is room again, and it can be written to the disk."""
+    subprocess.run("rm -f /workspace/fill* /workspace/allocate*", shell=True, check=True)
+    with open("/workspace/fill", "wb", 0) as file:
+        for _ in range(32):
+            file.write(BLOCK)
+        os.fsync(file.fileno())
+    os.unlink("/workspace/fill")
     return "works"
 
 
@@ -251,7 +286,7 @@ def zombies():
                 os._exit(0)
             os._exit(0)
         os.waitpid(child, 0)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         states = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -288,6 +323,19 @@ def output_bomb():
     folder = os.open("/workspace/output", os.O_RDONLY)
     for number in range(60000):
         os.close(os.open(f"f{number}", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+
+
+def name_bomb():
+    folder = os.open("/workspace/output", os.O_RDONLY)
+    for number in range(20000):
+        os.close(os.open(f"{number:05d}" + "n" * 245, os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+
+
+def sparse_outputs():
+    """Below the bound on one file, above the bound on all that is kept."""
+    for name, megabytes in (("huge", 2048), ("large-1", 400), ("large-2", 400), ("large-3", 400)):
+        with open("/workspace/output/" + name, "wb") as file:
+            file.truncate(megabytes << 20)
 
 
 def memory_bomb():

@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import time
+import urllib.error
+import urllib.request
 
 import network
 
@@ -16,12 +18,38 @@ def request(path, length):
             f"Content-Type: application/octet-stream\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n").encode()
 
 
+def redirected(target):
+    """A client that follows redirects as it is used to, and the proxy that its environment names."""
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{PORT}/redirect?{target}", timeout=60) as answer:
+            return f"status:{answer.status}"
+    except urllib.error.HTTPError as error:
+        reason = error.headers.get("x-swe-forge-egress", "")
+        return "denied:" + reason.split("reason=", 1)[1] if "reason=" in reason else f"status:{error.code}"
+    except urllib.error.URLError as error:
+        # What a tunnel is refused with stands in its status line only.
+        return tunnel_refusal(str(error.reason)) or str(error.reason)
+
+
+def tunnel_refusal(text):
+    return next((f"denied:{reason}" for reason in ("not_on_allowlist", "ip_literal", "port") if reason in text), None)
+
+
+def redirects():
+    with open(os.path.join(network.HERE, "parameters.json")) as file:
+        parameters = json.load(file)
+    neighbour, port = parameters["bridge_v4"], parameters["bridge_tcp"]
+    return {"redirect-control": f"http://{HOST}:{PORT}/", "redirect-unlisted": "http://redirected.attack.test/",
+            "redirect-neighbour": f"http://{neighbour}:{port}/", "redirect-neighbour-80": f"http://{neighbour}/",
+            "redirect-metadata": "http://169.254.169.254/latest/meta-data/", "redirect-tls": "https://redirected.attack.test/"}
+
+
 def published():
     """As `npm publish` and `twine upload` do it. The host is given its name only while this runs."""
-    until, found = time.monotonic() + 40, "nothing"
+    until, found = time.monotonic() + 300, "nothing"
     while time.monotonic() < until:
-        with socket.create_connection(network.HTTP_PROXY, 5) as stream:
-            stream.settimeout(10)
+        with socket.create_connection(network.HTTP_PROXY, 60) as stream:
+            stream.settimeout(60)
             stream.sendall(request("package", 1 << 20) + b"p" * (1 << 20))
             found = network.answer(network.head(stream))
         if found == "status:200":
@@ -47,16 +75,16 @@ def cut(count, how):
 
 
 def body():
-    with socket.create_connection(network.HTTP_PROXY, 5) as stream:
-        stream.settimeout(10)
+    with socket.create_connection(network.HTTP_PROXY, 60) as stream:
+        stream.settimeout(60)
         stream.sendall(request("large", LENGTH))
         return cut(*sent(stream, LENGTH))
 
 
 def tunnel():
     """A tunnel whose first bytes are those of TLS. By now nothing is left to be sent."""
-    with socket.create_connection(network.HTTP_PROXY, 5) as stream:
-        stream.settimeout(10)
+    with socket.create_connection(network.HTTP_PROXY, 60) as stream:
+        stream.settimeout(60)
         stream.sendall(f"CONNECT {HOST}:{PORT} HTTP/1.1\r\n\r\n".encode())
         found = network.answer(network.head(stream))
         if found != "status:200":
@@ -75,6 +103,9 @@ def main():
                 outcome = network.word(error)
             out.write(json.dumps({"attempt": name, "outcome": outcome}) + "\n")
             out.flush()
+            if name == "upload-publish":
+                for name, target in redirects().items():
+                    out.write(json.dumps({"attempt": name, "outcome": redirected(target)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ use crate::build::Built;
 use crate::shell::{self, Failure};
 
 /// Distribution packages for an engine and for making base images.
-const PACKAGES: [&str; 3] = ["docker.io", "iptables", "mmdebstrap"];
+const PACKAGES: [&str; 4] = ["docker.io", "iptables", "iproute2", "mmdebstrap"];
 /// How long a fresh engine may take to answer.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_secs(300);
 const LOG: &str = "/var/log/swe-forge-dockerd.log";
 
 /// Makes sure that an engine answers.

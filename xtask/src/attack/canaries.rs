@@ -7,11 +7,12 @@ use std::os::unix::net::{SocketAddr as LocalAddress, UnixListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::outside::remark;
 use crate::shell::Failure;
 
-/// Ports that attempts name by their services. One that is in use here is left out.
+/// Ports that attempts name by their services. One that is in use here is left out, with a remark.
 const SERVICES: [u16; 5] = [22, 53, 80, 443, 853];
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was heard, each with the first bytes.
 #[derive(Debug, Clone, Default)]
@@ -80,12 +81,21 @@ impl Canaries {
         let (tcp_port, udp_port) = ports.map_err(failure)?;
         accept(stream, heard.clone());
         receive(datagrams, heard.clone());
+        let mut ports = vec![(Kind::Tcp, tcp_port), (Kind::Udp, udp_port)];
         for port in SERVICES {
-            if let Ok(listener) = tcp(port) {
-                accept(listener, heard.clone());
+            match tcp(port) {
+                Ok(listener) => {
+                    accept(listener, heard.clone());
+                    ports.push((Kind::Tcp, port));
+                }
+                Err(error) => remark(&format!("nobody listens on port {port} of TCP: {error}")),
             }
-            if let Ok(socket) = udp(port) {
-                receive(socket, heard.clone());
+            match udp(port) {
+                Ok(socket) => {
+                    receive(socket, heard.clone());
+                    ports.push((Kind::Udp, port));
+                }
+                Err(error) => remark(&format!("nobody listens on port {port} of UDP: {error}")),
             }
         }
         let local = format!("attack-{}", std::process::id());
@@ -100,28 +110,34 @@ impl Canaries {
             local,
             heard,
         };
-        canaries.prove()?;
+        for (kind, port) in ports {
+            prove(kind, "127.0.0.1", port, &canaries.heard)?;
+        }
         Ok(canaries)
     }
+}
 
-    /// A canary that is deaf proves nothing.
-    fn prove(&self) -> Result<(), Failure> {
-        let deaf = |what: &str| {
-            Failure::new(format!(
-                "the listener for {what} on this machine hears nothing"
-            ))
-        };
-        TcpStream::connect(("127.0.0.1", self.tcp)).map_err(|_| deaf("TCP"))?;
-        if !self.heard.something() {
-            return Err(deaf("TCP"));
-        }
-        let sent = UdpSocket::bind("127.0.0.1:0")
-            .and_then(|socket| socket.send_to(b"proof", ("127.0.0.1", self.udp)));
-        if sent.is_err() || !self.heard.something() {
-            return Err(deaf("UDP"));
-        }
-        Ok(())
+/// How something is sent to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tcp,
+    Udp,
+}
+
+/// A listener that is deaf proves nothing.
+pub(super) fn prove(kind: Kind, address: &str, port: u16, heard: &Heard) -> Result<(), Failure> {
+    let said = match kind {
+        Kind::Tcp => TcpStream::connect((address, port)).map(drop),
+        Kind::Udp => UdpSocket::bind("0.0.0.0:0")
+            .and_then(|socket| socket.send_to(b"proof", (address, port)))
+            .map(drop),
+    };
+    if said.is_ok() && heard.something() {
+        return Ok(());
     }
+    Err(Failure::new(format!(
+        "the listener on port {port} of {address} ({kind:?}) hears nothing"
+    )))
 }
 
 fn tcp(port: u16) -> std::io::Result<TcpListener> {

@@ -1,4 +1,5 @@
-//! What is done from outside while tasks run: the proxy ended, a listener put beside the proxy.
+//! What is done from outside while tasks run: the proxy ended, a listener put beside the proxy, a
+//! container paused, programs told that it is their turn.
 
 use std::path::Path;
 
@@ -166,11 +167,90 @@ pub(super) fn has_said(out: &Path, word: &str) -> bool {
     };
     let attempts = std::fs::read_dir(folder.join("attempts"));
     attempts.is_ok_and(|attempts| {
-        let mut logs = attempts
-            .flatten()
-            .flat_map(|attempt| ["solve.log", "verify.log"].map(|log| attempt.path().join(log)));
-        logs.any(|log| std::fs::read_to_string(log).is_ok_and(|text| text.contains(word)))
+        let mut logs = attempts.flatten().flat_map(|attempt| {
+            ["setup.log", "solve.log", "verify.log"].map(|log| attempt.path().join(log))
+        });
+        logs.any(|log| says(&log, word))
     })
+}
+
+fn says(log: &Path, word: &str) -> bool {
+    std::fs::read_to_string(log).is_ok_and(|text| text.contains(word))
+}
+
+/// In how many attempts' solve a word has been said.
+pub(super) fn count_said(out: &Path, word: &str) -> usize {
+    let attempts = run_folder(out).and_then(|run| std::fs::read_dir(run.join("attempts")).ok());
+    attempts.map_or(0, |attempts| {
+        let logs = attempts
+            .flatten()
+            .map(|attempt| attempt.path().join("solve.log"));
+        logs.filter(|log| says(log, word)).count()
+    })
+}
+
+/// Whether anything has been collected of an attempt.
+pub(super) fn has_kept(out: &Path) -> bool {
+    let attempts = run_folder(out).and_then(|run| std::fs::read_dir(run.join("attempts")).ok());
+    attempts.is_some_and(|attempts| {
+        let mut kept = attempts
+            .flatten()
+            .filter_map(|attempt| std::fs::read_dir(attempt.path().join("artifacts/output")).ok());
+        kept.any(|mut entries| entries.next().is_some())
+    })
+}
+
+/// The running container of a task of a process's.
+pub(super) fn sandbox_of(pid: u32, task: &str) -> Option<String> {
+    let filter = format!("label=swe-forge.task_id={task}");
+    let format = "{{.Names}} {{.Label \"swe-forge.holder\"}}";
+    let words = ["ps", "--filter", &filter, "--format", format];
+    let listing = docker(&words).ok()?;
+    let part = format!(":{pid}:");
+    let line = listing.lines().find(|line| line.contains(&part))?;
+    line.split_whitespace().next().map(str::to_owned)
+}
+
+/// Tells the program in a container that it is its turn.
+pub(super) fn cue(container: &str) -> bool {
+    docker(&["exec", container, "touch", "/tmp/cue"]).is_ok()
+}
+
+/// Tells each of several programs that it is its turn, once another has said a word.
+pub(super) struct Cues(Vec<(&'static str, &'static str)>);
+
+impl Cues {
+    /// Each with the word that is waited for and the task that is told.
+    pub(super) fn new(cues: &[(&'static str, &'static str)]) -> Self {
+        Self(cues.to_vec())
+    }
+
+    pub(super) fn meanwhile(&mut self, pid: u32, out: &Path) {
+        self.0.retain(|(word, task)| {
+            let told = has_said(out, word)
+                && sandbox_of(pid, task).is_some_and(|container| cue(&container));
+            !told
+        });
+    }
+}
+
+/// Pauses the container of a task once its program runs.
+#[derive(Default)]
+pub(super) struct Pause {
+    is_done: bool,
+}
+
+impl Pause {
+    pub(super) fn meanwhile(&mut self, pid: u32, out: &Path, task: &str) {
+        if !self.is_done && has_said(out, "here") {
+            self.is_done = sandbox_of(pid, task)
+                .is_some_and(|container| docker(&["pause", &container]).is_ok());
+        }
+    }
+
+    pub(super) const fn happened(&self) -> bool {
+        self.is_done
+    }
 }
 
 /// What carries the labels of this suite's own installation.

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::events::{Outage, Rebinding};
-use super::judge::{Left, absent};
+use super::events::{Cues, Outage, Pause, Rebinding};
+use super::judge::{Left, SLOWED, absent};
 use super::outside::{Outside, remark};
 use super::scenes::{self, Scene, Stage};
 use super::tables::Row;
@@ -13,6 +13,8 @@ use crate::shell::{self, Failure};
 
 /// Sandboxes that attack the machine at once: with half a core each, so that two cores are busy.
 const ATTACKERS: usize = 4;
+/// How often a neighbour is measured at most.
+const TRIES: usize = 3;
 
 /// All scenes of a run.
 struct Flows<'a> {
@@ -40,7 +42,7 @@ pub(super) fn rows(
         "… attempts on the network, at every level; lying resolvers, outages, uploads, floods, crashes",
     );
     let (mut rows, others) = beside(
-        || [flows.network(), flows.flood()].concat(),
+        || [flows.network(), flows.flood(), flows.tools()].concat(),
         || Ok::<_, Failure>([flows.on_the_network(), flows.of_the_operator()?].concat()),
     );
     rows.extend(others?);
@@ -112,23 +114,81 @@ impl Flows<'_> {
 
     fn flood(&self) -> Vec<Row> {
         let flood = self.group("flood");
-        let left = self.stage.run(&flood, 1, |_, _| {});
+        let mut cues = Cues::new(&[("flooded", "flood-neighbour"), ("tried", "flood")]);
+        let left = self
+            .stage
+            .run(&flood, 2, |pid, out| cues.meanwhile(pid, out));
         self.judged(&flood, left, None)
     }
 
+    fn tools(&self) -> Vec<Row> {
+        let tools = self.group("tools");
+        let left = self.stage.run(&tools, 1, |_, _| {});
+        self.judged(&tools, left, None)
+    }
+
     fn machine(&self) -> Vec<Row> {
-        let quiet = self.group("quiet");
-        let quiet = match self.stage.run(&quiet, 1, |_, _| {}) {
-            Ok(Some(folder)) => Left::read(folder).times("neighbour-alone"),
-            _ => None,
-        };
-        let beside = self.group("beside");
-        let left = self.stage.run(&beside, beside.len().max(1), |_, _| {});
-        let mut rows = self.judged(&beside, left, quiet);
-        let machine = self.group("machine");
-        let left = self.stage.run(&machine, ATTACKERS, |_, _| {});
-        rows.extend(self.judged(&machine, left, None));
+        let mut rows = self.neighbour();
+        let (first, second) = beside(
+            || {
+                let machine = self.group("machine");
+                let left = self.stage.run(&machine, ATTACKERS, |_, _| {});
+                self.judged(&machine, left, None)
+            },
+            || [self.siblings(), self.paused()].concat(),
+        );
+        rows.extend(first);
+        rows.extend(second);
         rows
+    }
+
+    /// A neighbour beside an attack, between two times that it is alone. What else the machine had
+    /// to do meanwhile may look like a disturbance; it does not do so three times.
+    fn neighbour(&self) -> Vec<Row> {
+        let scenes = self.group("beside");
+        let mut rows = Vec::new();
+        for _ in 0..TRIES {
+            let before = self.quiet();
+            let left = self.stage.run(&scenes, scenes.len().max(1), |_, _| {});
+            let quiet = match (before, self.quiet()) {
+                (Some(one), Some(other)) => Some((one.0.max(other.0), one.1.max(other.1))),
+                _ => None,
+            };
+            rows = self.judged(&scenes, left, quiet);
+            if !rows.iter().any(|row| row.observed.starts_with(SLOWED)) {
+                break;
+            }
+        }
+        rows
+    }
+
+    /// What the neighbour measures when nothing is beside it.
+    fn quiet(&self) -> Option<(f64, f64)> {
+        let scenes = self.group("quiet");
+        let folder = self.stage.run(&scenes, 1, |_, _| {}).ok()??;
+        Left::read(folder).times("neighbour-alone")
+    }
+
+    fn siblings(&self) -> Vec<Row> {
+        let siblings = self.group("siblings");
+        let mut cues = Cues::new(&[("held", "sibling"), ("tried", "sibling-hog")]);
+        let left = self
+            .stage
+            .run(&siblings, 2, |pid, out| cues.meanwhile(pid, out));
+        self.judged(&siblings, left, None)
+    }
+
+    fn paused(&self) -> Vec<Row> {
+        let paused = self.group("paused");
+        let mut event = Pause::default();
+        let left = self
+            .stage
+            .run(&paused, 1, |pid, out| event.meanwhile(pid, out, "paused"));
+        let left = match (left, event.happened()) {
+            (Ok(Some(_)), false) => Err(Failure::new("there was no container to pause")),
+            (left, _) => left,
+        };
+        self.judged(&paused, left, None)
     }
 
     fn of_the_operator(&self) -> Result<Vec<Row>, Failure> {
@@ -139,8 +199,10 @@ impl Flows<'_> {
         if let Some(scene) = self.group("display").first() {
             rows.extend(display::rows(self.stage, scene));
         }
-        let mut crashes = self.group("crash");
-        crashes.extend(self.group("crash-network"));
+        let scenes = self.scenes.iter();
+        let crashes: Vec<&Scene> = scenes
+            .filter(|scene| scene.group().starts_with("crash"))
+            .collect();
         rows.extend(crash::rows(self.stage, &crashes)?);
         Ok(rows)
     }

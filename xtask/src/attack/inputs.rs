@@ -17,11 +17,11 @@ const REFUSED: i32 = 2;
 /// The rows of all such folders; only those of case `only`, if there is one.
 pub(super) fn rows(stage: &Stage, only: Option<u64>) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
-    for entry in tables::read("input.json")? {
-        if only.is_none_or(|only| tables::case(&entry) == only) {
-            let observed = refusal(stage, &entry)?;
-            let expected = format!("refused: {}", text(&entry, "expect"));
-            rows.push(Row::new(&entry, "", &expected, &observed));
+    for (number, entry) in tables::read("input.json")?.iter().enumerate() {
+        if only.is_none_or(|only| tables::case(entry) == only) {
+            let observed = refusal(stage, number, entry)?;
+            let expected = format!("refused: {}", text(entry, "expect"));
+            rows.push(Row::new(entry, "", &expected, &observed));
         }
     }
     if only.is_none_or(|only| only == 54) {
@@ -30,13 +30,14 @@ pub(super) fn rows(stage: &Stage, only: Option<u64>) -> Result<Vec<Row>, Failure
     Ok(rows)
 }
 
-fn refusal(stage: &Stage, entry: &Value) -> Result<String, Failure> {
-    let folder = stage.folder.join("input").join(text(entry, "name"));
+fn refusal(stage: &Stage, number: usize, entry: &Value) -> Result<String, Failure> {
+    // Nothing of what it is about is in its name.
+    let folder = stage.folder.join("input").join(number.to_string());
     fs::create_dir_all(&folder).map_err(|error| at(&folder, &error))?;
     for (name, content) in entry["files"].as_object().into_iter().flatten() {
         put(&folder.join(name), content)?;
     }
-    Ok(judged(check(stage, &[&folder])?, text(entry, "expect")))
+    Ok(judged(check(stage, &[&folder])?, text(entry, "says")))
 }
 
 fn put(path: &Path, content: &Value) -> Result<(), Failure> {
@@ -58,26 +59,41 @@ fn put(path: &Path, content: &Value) -> Result<(), Failure> {
     shell::run(Command::new("mkfifo").arg(path))
 }
 
-fn check(stage: &Stage, folders: &[&Path]) -> Result<(Option<i32>, String), Failure> {
+/// The exit code, and what was found, each with its place: a field, or a file in the last folder.
+fn check(stage: &Stage, folders: &[&Path]) -> Result<Said, Failure> {
     let output = stage
-        .command(&["check"])
+        .command(&["check", "--format", "json"])
         .args(folders)
         .output()
         .map_err(|error| Failure::new(format!("swe-forge could not be started: {error}")))?;
-    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stderr));
-    Ok((output.status.code(), said))
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let mistakes = document["errors"].as_array().cloned().unwrap_or_default();
+    let placed = mistakes.iter().map(|mistake| {
+        let file = Path::new(text(mistake, "file"));
+        let file = folders
+            .iter()
+            .find_map(|folder| file.strip_prefix(folder).ok())
+            .unwrap_or(file);
+        let place = match text(mistake, "field") {
+            "" => file.display().to_string(),
+            field => field.to_owned(),
+        };
+        let words = ["message", "expected", "hint"].map(|key| text(mistake, key));
+        (place, words.join("\n"))
+    });
+    Ok((output.status.code(), placed.collect()))
 }
 
-fn judged((code, said): (Option<i32>, String), expected: &str) -> String {
-    match code {
-        Some(REFUSED) if said.contains(expected) => format!("refused: {expected}"),
-        Some(REFUSED) => format!(
-            "refused without naming it: {}",
-            said.lines().next().unwrap_or_default()
-        ),
-        Some(code) => format!("code {code}"),
-        None => "ended by a signal".to_owned(),
+type Said = (Option<i32>, Vec<(String, String)>);
+
+/// One mistake at one place, in words that say what it is.
+fn judged((code, mistakes): Said, says: &str) -> String {
+    match (code, mistakes.as_slice()) {
+        (Some(REFUSED), [(place, words)]) if words.contains(says) => format!("refused: {place}"),
+        (Some(REFUSED), [(place, _)]) => format!("refused without saying '{says}': {place}"),
+        (Some(REFUSED), mistakes) => format!("refused for {} mistakes", mistakes.len()),
+        (Some(code), _) => format!("code {code}"),
+        (None, _) => "ended by a signal".to_owned(),
     }
 }
 
@@ -94,7 +110,28 @@ fn same_id(stage: &Stage) -> Result<Row, Failure> {
     Ok(Row::new(
         &attempt,
         "",
-        "refused: twin",
-        &judged(said, "twin"),
+        "refused: id",
+        &judged(said, "\"twin\" is also the id"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: i32, mistakes: &[(&str, &str)]) -> Said {
+        let owned = |(place, words): &(&str, &str)| ((*place).to_owned(), (*words).to_owned());
+        (Some(code), mistakes.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn a_refusal_names_its_one_place_and_says_what_is_wrong_there() {
+        let one = said(REFUSED, &[("network.solve", "found \"open\"")]);
+        assert_eq!(judged(one.clone(), ""), "refused: network.solve");
+        assert_eq!(judged(one.clone(), "open"), "refused: network.solve");
+        assert!(judged(one, "host").starts_with("refused without"));
+        let two = said(REFUSED, &[("id", "x"), ("title", "x")]);
+        assert_eq!(judged(two, ""), "refused for 2 mistakes");
+        assert_eq!(judged(said(0, &[]), ""), "code 0");
+    }
 }

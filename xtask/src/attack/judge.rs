@@ -16,6 +16,11 @@ const MOST_SLOWDOWN: f64 = 2.0;
 /// Differences below this, in milliseconds, are those of whatever else runs on the machine.
 const NOISE: f64 = 10.0;
 
+/// The verdict on a neighbour that is disturbed more than it may be.
+pub(super) const SLOWED: &str = "slowed down";
+/// What stands for the reason of what was allowed.
+const ALLOWED: &str = "allowed";
+
 /// What one run left.
 #[derive(Debug)]
 pub(super) struct Left {
@@ -52,7 +57,8 @@ impl Left {
     /// The host of every refusal in a task's connection log.
     pub(super) fn hosts(&self, id: &str) -> Vec<String> {
         let task = self.task(id);
-        let logged = task.map(|task| self.logged(task)).unwrap_or_default();
+        let mut logged = task.map(|task| self.logged(task)).unwrap_or_default();
+        logged.retain(|(reason, _)| reason != ALLOWED);
         logged.into_iter().map(|(_, host)| host).collect()
     }
 
@@ -83,6 +89,7 @@ impl Left {
                 "" | "result" => results.get(text(attempt, "name")).cloned(),
                 "taken" => Some(taken(outside, attempt)),
                 "neighbour" => Some(slowdown(self.times(&scene.id()), quiet)),
+                "users" => Some(self.users(&scene.id(), text(attempt, "with"))),
                 what => Some(self.observe(what, attempt, task, stage)),
             };
             rows.push(match observed {
@@ -90,10 +97,36 @@ impl Left {
                 None => Row::missing(attempt, level, expected, &ending_and_message(task)),
             });
         }
-        if !scene.level.is_empty() {
+        if scene.level.is_empty() {
+            self.check_hosts(scene, task, &mut rows);
+        } else {
             self.check_reasons(scene, task, stage, &mut rows);
         }
         rows
+    }
+
+    /// Whether two tasks had different users, which each wrote with its result.
+    fn users(&self, one: &str, other: &str) -> String {
+        let [one, other] = [one, other].map(|id| self.result(id)?["user"].as_u64());
+        match (one, other) {
+            (Some(one), Some(other)) if one != other && one > 0 && other > 0 => "differ".to_owned(),
+            (one, other) => format!("{one:?} and {other:?}"),
+        }
+    }
+
+    /// What a program asked for is in the connection log with the reason why it did not get it, and
+    /// was never allowed.
+    fn check_hosts(&self, scene: &Scene, task: &Value, rows: &mut [Row]) {
+        let logged = self.logged(task);
+        for (attempt, row) in scene.attempts.iter().zip(rows) {
+            let (reason, host) = (text(attempt, "reason"), text(attempt, "host"));
+            if host.is_empty() {
+                continue;
+            }
+            let mut of_host = logged.iter().filter(|entry| entry.1 == host).peekable();
+            let is_logged = of_host.peek().is_some() && of_host.all(|entry| entry.0 == reason);
+            row.also(&format!(", logged as {reason}"), is_logged);
+        }
     }
 
     fn observe(&self, what: &str, attempt: &Value, task: &Value, stage: &Stage) -> String {
@@ -125,10 +158,10 @@ impl Left {
                 yes_or(is_noted, "no note")
             }
             "marker" => {
-                let outside = Path::new("/tmp/attack");
-                let there = stage.marker().exists() || outside.exists();
+                let there = stage.marker().exists();
                 if there { "made" } else { "absent" }.to_owned()
             }
+            "kept" | "kept_mb" | "kept_names" => bounded(what, attempt, &output),
             "logged" => {
                 let reason = text(attempt, "reason");
                 let is_logged = self.logged(task).iter().any(|entry| entry.0 == reason);
@@ -143,23 +176,7 @@ impl Left {
             "foreign" => first(&output, |path, kind| {
                 kind.is_file() && fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"root:"))
             }),
-            "names" => {
-                let kept = fs::read_dir(&output).map_or(0, |entries| {
-                    let names = entries.flatten().map(|entry| entry.file_name());
-                    names
-                        .filter(|name| {
-                            name.as_bytes()
-                                .iter()
-                                .any(|byte| !byte.is_ascii_alphanumeric())
-                        })
-                        .count()
-                });
-                if kept >= 8 {
-                    "kept".to_owned()
-                } else {
-                    format!("{kept} kept")
-                }
-            }
+            "names" => odd_names(&output),
             other => format!("'{other}' cannot be observed"),
         }
     }
@@ -222,7 +239,7 @@ impl Left {
         }
     }
 
-    /// Reason and host of every refusal in the connection log.
+    /// Reason and host of everything in the connection log.
     fn logged(&self, task: &Value) -> Vec<(String, String)> {
         let Some(log) = task["network"]["log"].as_str() else {
             return Vec::new();
@@ -230,10 +247,8 @@ impl Left {
         let log = fs::read_to_string(self.folder.join(log)).unwrap_or_default();
         let one = |line: &str| {
             let record: Value = serde_json::from_str(line).ok()?;
-            Some((
-                record["reason"].as_str()?.to_owned(),
-                text(&record, "host").to_owned(),
-            ))
+            let reason = record["reason"].as_str().unwrap_or(ALLOWED);
+            Some((reason.to_owned(), text(&record, "host").to_owned()))
         };
         log.lines().filter_map(one).collect()
     }
@@ -331,6 +346,52 @@ fn first(folder: &Path, is_wanted: impl Fn(&Path, fs::FileType) -> bool) -> Stri
     .to_owned()
 }
 
+/// Whether what was kept is as much as it should be.
+fn bounded(what: &str, attempt: &Value, output: &Path) -> String {
+    let (count, bytes, names) = kept(output);
+    let found = match what {
+        "kept" => count,
+        "kept_mb" => bytes.div_ceil(1024 * 1024),
+        _ => names,
+    };
+    let bound = |key: &str, otherwise| attempt[key].as_u64().unwrap_or(otherwise);
+    let is_within = (bound("least", 1)..=bound("most", 0)).contains(&found);
+    yes_or(is_within, &format!("{found} kept"))
+}
+
+/// Whether names that are more than letters and digits were kept.
+fn odd_names(output: &Path) -> String {
+    let is_odd = |name: &std::ffi::OsString| {
+        let mut bytes = name.as_bytes().iter();
+        bytes.any(|byte| !byte.is_ascii_alphanumeric())
+    };
+    let entries = fs::read_dir(output).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name());
+    match names.filter(is_odd).count() {
+        8.. => "kept".to_owned(),
+        few => format!("{few} kept"),
+    }
+}
+
+/// How many files are below a folder, and how many bytes they and their names have.
+fn kept(folder: &Path) -> (u64, u64, u64) {
+    let mut sum = (0, 0, 0);
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+            let name = u64::try_from(entry.file_name().len()).unwrap_or(u64::MAX);
+            sum = (sum.0 + 1, sum.1 + metadata.len(), sum.2 + name);
+        }
+    }
+    sum
+}
+
 /// Compares a neighbour's times with those it had alone.
 fn slowdown(times: Option<(f64, f64)>, quiet: Option<(f64, f64)>) -> String {
     let (Some((median, p99)), Some((quiet_median, quiet_p99))) = (times, quiet) else {
@@ -344,7 +405,7 @@ fn slowdown(times: Option<(f64, f64)>, quiet: Option<(f64, f64)>) -> String {
     ));
     let is_slower = |now: f64, before: f64| now > before * MOST_SLOWDOWN && now > before + NOISE;
     let is_bounded = !is_slower(median, quiet_median) && !is_slower(p99, quiet_p99);
-    let verdict = if is_bounded { "bounded" } else { "slowed down" };
+    let verdict = if is_bounded { "bounded" } else { SLOWED };
     format!(
         "{verdict}: median {:.1} times, p99 {:.1} times",
         median / quiet_median,

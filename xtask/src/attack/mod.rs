@@ -17,9 +17,10 @@ mod resolver;
 mod scenes;
 mod tables;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -32,6 +33,10 @@ use crate::{engine, images};
 
 /// What may be gone from the machine afterwards, in bytes: others use it too.
 const MOST_LOST: u64 = 2 * 1024 * 1024 * 1024;
+
+/// How long the machine may take to be as before.
+const RECOVERY: Duration = Duration::from_secs(120);
+const AS_BEFORE: &str = "as before";
 
 /// What was asked for on the command line.
 #[derive(Debug, Default)]
@@ -87,16 +92,23 @@ fn read(words: &[&str]) -> Result<Wanted, Failure> {
 pub(crate) fn with(built: &Built, only: Option<u64>) -> Result<(), Failure> {
     let began = Instant::now();
     shell::step("attacking from inside of sandboxes");
+    if let Some(only) = only
+        && !is_case(only)?
+    {
+        return Err(Failure::new(format!(
+            "no attempt belongs to case {only}; docs/security.md lists those that have some"
+        )));
+    }
     let outside = Outside::start()?;
     let mut stage = Stage::new(built, &outside.name, outside.parameters.clone())?;
     registries(&mut stage);
     let mut rows = inputs::rows(&stage, only)?;
     let before = machine();
     rows.extend(flows::rows(&stage, &outside, built, only)?);
-    rows.push(health(&before, &machine()));
+    rows.push(health(&before));
     rows.push(last(&stage)?);
     let heard = outside.heard();
-    mark(&mut rows, &heard);
+    mark(&mut rows, &heard, &outside);
     // Stable: within a case the order is that of the tables.
     rows.sort_by_key(|row| row.case);
     if only.is_none() {
@@ -117,6 +129,20 @@ pub(crate) fn with(built: &Built, only: Option<u64>) -> Result<(), Failure> {
     Err(Failure::new(format!(
         "attacks succeeded or did not run; what they left is in {folder}"
     )))
+}
+
+/// Whether anything is tried for a case.
+fn is_case(number: u64) -> Result<bool, Failure> {
+    let mut attempts = tables::read("network.json")?;
+    attempts.extend(tables::read("input.json")?);
+    for scene in tables::read("scenes.json")? {
+        attempts.extend(scene["attempts"].as_array().cloned().unwrap_or_default());
+    }
+    let is_told = [crash::CASE, crowd::CASE].contains(&number);
+    Ok(is_told
+        || attempts
+            .iter()
+            .any(|attempt| tables::case(attempt) == number))
 }
 
 /// Finds registries, whose hosts are the only ones that are reached in earnest.
@@ -166,11 +192,23 @@ fn machine() -> [u64; 3] {
     ]
 }
 
-fn health(before: &[u64; 3], after: &[u64; 3]) -> Row {
+/// The machine's state; what others do on it, and what it does only later, has time to pass.
+fn health(before: &[u64; 3]) -> Row {
+    let until = Instant::now() + RECOVERY;
+    let mut observed = compared(before, &machine());
+    while observed != AS_BEFORE && Instant::now() < until {
+        std::thread::sleep(RECOVERY / 24);
+        observed = compared(before, &machine());
+    }
+    let attempt = json!({"case": 28, "name": "machine", "what": "the machine after all of this: memory, disk, processes, engine"});
+    Row::new(&attempt, "", AS_BEFORE, &observed)
+}
+
+fn compared(before: &[u64; 3], after: &[u64; 3]) -> String {
     let [memory, disk, processes] =
         [0, 1, 2].map(|index| before[index].saturating_sub(after[index]));
     let more = after[2].saturating_sub(before[2]);
-    let observed = if memory > MOST_LOST {
+    if memory > MOST_LOST {
         format!("{memory} bytes of memory are gone")
     } else if disk > MOST_LOST {
         format!("{disk} bytes of disk are gone")
@@ -179,10 +217,8 @@ fn health(before: &[u64; 3], after: &[u64; 3]) -> Row {
     } else if outside::docker(&["version"]).is_err() {
         "the engine does not answer".to_owned()
     } else {
-        "as before".to_owned()
-    };
-    let attempt = json!({"case": 28, "name": "machine", "what": "the machine after all of this: memory, disk, processes, engine"});
-    Row::new(&attempt, "", "as before", &observed)
+        AS_BEFORE.to_owned()
+    }
 }
 
 fn last(stage: &Stage) -> Result<Row, Failure> {
@@ -197,8 +233,8 @@ fn last(stage: &Stage) -> Result<Row, Failure> {
 }
 
 /// Whatever a listener heard is a success of the attempt whose words it has, or else of an unknown
-/// one.
-fn mark(rows: &mut Vec<Row>, heard: &[String]) {
+/// one. Strangers who look for listeners have nothing to do with it.
+fn mark(rows: &mut Vec<Row>, heard: &[String], outside: &Outside) {
     let mut unknown = Vec::new();
     for words in heard {
         let row = rows.iter_mut().find(|row| {
@@ -207,6 +243,7 @@ fn mark(rows: &mut Vec<Row>, heard: &[String]) {
         });
         match row {
             Some(row) => row.heard(words),
+            None if is_stranger(words, outside) => remark(&format!("heard of a stranger: {words}")),
             None => unknown.push(words.as_str()),
         }
     }
@@ -216,4 +253,47 @@ fn mark(rows: &mut Vec<Row>, heard: &[String]) {
         [first, ..] => format!("heard {} times from nobody known: {first}", unknown.len()),
     };
     rows.push(Row::new(&attempt, "", "heard nothing", &observed));
+}
+
+/// Whether words that name no attempt come from an address that no sandbox and not this machine has.
+fn is_stranger(words: &str, outside: &Outside) -> bool {
+    let is_foreign = |peer: SocketAddr| !outside.may_be_ours(peer.ip());
+    !words.contains("attack ") && peer(words).is_some_and(is_foreign)
+}
+
+/// Whom a listener on this machine heard; it says nothing of that for those on other networks.
+fn peer(words: &str) -> Option<SocketAddr> {
+    let (_, rest) = words.split_once(" from ")?;
+    rest.split_once(": ")?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_this_machine_says_whom_it_heard() {
+        for (words, port) in [
+            ("TCP from 192.0.2.7:4711: hello", 4711),
+            ("UDP from [::ffff:192.0.2.7]:53: ", 53),
+        ] {
+            assert_eq!(peer(words).map(|peer| peer.port()), Some(port), "{words}");
+        }
+        for words in [
+            "on the other network, tcp 192.0.2.7 hello",
+            "abstract socket: x from y: z",
+        ] {
+            assert_eq!(peer(words), None, "{words}");
+        }
+    }
+
+    #[test]
+    fn only_a_case_that_has_attempts_can_be_asked_for() {
+        for case in (1..=54).filter(|case| *case != 20) {
+            assert!(is_case(case).unwrap(), "{case}");
+        }
+        for case in [0, 20, 55, 99] {
+            assert!(!is_case(case).unwrap(), "{case}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! and somebody who takes it all away again whatever becomes of us.
 
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::canaries::{Canaries, Heard};
+use super::canaries::{self, Canaries, Heard, Kind};
 use super::tables;
 use crate::shell::{self, Failure};
 
@@ -19,6 +19,10 @@ pub(super) const REBINDING: &str = "rebind.attack.test";
 const IMAGE: &str = "swe-forge/python-base:latest";
 const TCP: u16 = 7411;
 const UDP: u16 = 7412;
+/// Where attempts ask for names.
+const DNS: u16 = 53;
+/// What the engine gives to networks unless it was told otherwise.
+const DEFAULT_POOL: (Ipv4Addr, u8) = (Ipv4Addr::new(172, 16, 0, 0), 12);
 /// Where the listener takes whatever it gets, for a host that an operator allowed.
 pub(super) const SINK: (&str, u16) = ("sink.attack.test", 7413);
 const OWNER: &str = "swe-forge.owner=attack-suite";
@@ -50,16 +54,16 @@ impl Outside {
         let container = Container::start(&name)?;
         let networks = format!("{{{{(index .NetworkSettings.Networks \"{name}\").IPAddress}}}}");
         let address = docker(&["container", "inspect", "--format", &networks, &name])?;
-        let gateway = "{{(index .IPAM.Config 0).Gateway}}";
-        let bridge_gateway = docker(&["network", "inspect", "--format", gateway, &name])?;
-        let docker0 = docker(&["network", "inspect", "--format", gateway, "bridge"])
-            .unwrap_or_else(|_| bridge_gateway.clone());
+        let bridge_gateway = gateway(&name)?;
+        let docker0 = gateway("bridge").unwrap_or_else(|_| bridge_gateway.clone());
         let neighbour = container.heard.clone();
-        let reached = TcpStream::connect((address.as_str(), TCP));
-        if reached.is_err() || !neighbour.something() {
-            return Err(Failure::new(
-                "the listener on another network hears nothing",
-            ));
+        for (kind, port) in [
+            (Kind::Tcp, TCP),
+            (Kind::Udp, UDP),
+            (Kind::Tcp, DNS),
+            (Kind::Udp, DNS),
+        ] {
+            canaries::prove(kind, &address, port, &neighbour)?;
         }
         let mut parameters = machine();
         let ours = [
@@ -93,6 +97,21 @@ impl Outside {
         all
     }
 
+    /// Whether an address is one that a sandbox or this machine may have: of a network of the
+    /// engine's, or of this machine.
+    pub(super) fn may_be_ours(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address.to_canonical() else {
+            return true;
+        };
+        let own = [&self.parameters["host_v4"], &self.parameters["docker0_v4"]];
+        let is_own = own
+            .iter()
+            .any(|own| own.as_str() == Some(&address.to_string()));
+        let mut networks = networks();
+        networks.push(DEFAULT_POOL);
+        is_own || address.is_loopback() || networks.iter().any(|&network| is_in(network, address))
+    }
+
     /// Puts the listener beside a proxy, under the name that resolves there.
     pub(super) fn stand_beside(&self, network: &str) -> Result<(), Failure> {
         docker(&[
@@ -119,6 +138,41 @@ impl Outside {
             &self.name,
         ]));
     }
+}
+
+/// The address of a network that its gateway has; the engine does not always say it.
+fn gateway(network: &str) -> Result<String, Failure> {
+    let format = "{{(index .IPAM.Config 0).Gateway}} {{(index .IPAM.Config 0).Subnet}}";
+    let said = docker(&["network", "inspect", "--format", format, network])?;
+    let (gateway, subnet) = said.rsplit_once(' ').unwrap_or(("", &said));
+    if !gateway.is_empty() {
+        return Ok(gateway.to_owned());
+    }
+    let (first, _) = parsed(subnet)
+        .ok_or_else(|| Failure::new(format!("the engine's network {network} has no gateway")))?;
+    Ok(Ipv4Addr::from(u32::from(first) + 1).to_string())
+}
+
+/// The networks of version 4 that the engine has at this moment.
+fn networks() -> Vec<(Ipv4Addr, u8)> {
+    let format = "{{range .IPAM.Config}}{{.Subnet}} {{end}}";
+    let mut words = vec!["network", "inspect", "--format", format];
+    let listed = docker(&["network", "ls", "--quiet"]).unwrap_or_default();
+    words.extend(listed.lines());
+    let said = docker(&words).unwrap_or_default();
+    said.split_whitespace().filter_map(parsed).collect()
+}
+
+fn parsed(network: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, length) = network.split_once('/')?;
+    Some((address.parse().ok()?, length.parse().ok()?))
+}
+
+fn is_in((network, length): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(length.min(32)))
+        .unwrap_or(0);
+    u32::from(network) & mask == u32::from(address) & mask
 }
 
 /// Runs the engine's own client and gives what it says.
@@ -202,7 +256,7 @@ impl Container {
             taken,
         };
         is_ready
-            .recv_timeout(Duration::from_secs(30))
+            .recv_timeout(Duration::from_secs(300))
             .map_err(|_| Failure::new("the listener on another network does not start"))?;
         Ok(container)
     }
@@ -225,11 +279,13 @@ struct Janitor {
 
 impl Janitor {
     fn start(name: &str) -> Result<Self, Failure> {
-        // Twice: what was made of an image has its label too, and keeps it.
+        // What was made of an image keeps it, and has its label without the value.
         let script = "trap '' INT TERM HUP; cat >/dev/null; exec >/dev/null 2>&1; docker rm -f \"$0\"; \
                       docker network rm \"$0\"; \
-                      remove() { docker images -q --filter label=swe-forge.attack=\"$0\" | sort -u | xargs -r docker rmi -f; }; \
-                      remove; remove";
+                      for image in $(docker images -q --no-trunc --filter label=swe-forge.attack=\"$0\"); do \
+                      for other in $(docker images -aq --no-trunc --filter since=\"$image\"); do \
+                      test \"$(docker inspect -f '{{.Parent}}' \"$other\")\" != \"$image\" || docker rmi -f \"$other\"; done; \
+                      docker rmi -f \"$image\"; done";
         let mut child = Command::new("sh")
             .args(["-c", script, name])
             .stdin(Stdio::piped())
@@ -259,8 +315,8 @@ fn machine() -> Value {
         })
         .ok()
         .and_then(|address| match address.ip() {
-            std::net::IpAddr::V4(address) => Some(address),
-            std::net::IpAddr::V6(_) => None,
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
         })
         .unwrap_or(Ipv4Addr::new(172, 17, 0, 1));
     let [a, b, c, d] = address.octets();
@@ -326,4 +382,18 @@ pub(super) fn registries(text: &str) -> (Option<String>, Option<String>) {
 /// Says what is not as usual.
 pub(super) fn remark(text: &str) {
     shell::step(&format!("… {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_in_its_network_only() {
+        let network = parsed("172.18.0.0/16").unwrap();
+        assert!(is_in(network, Ipv4Addr::new(172, 18, 255, 1)));
+        assert!(!is_in(network, Ipv4Addr::new(172, 19, 0, 1)));
+        assert!(is_in(parsed("0.0.0.0/0").unwrap(), Ipv4Addr::BROADCAST));
+        assert_eq!(parsed("fd00::/8"), None);
+    }
 }

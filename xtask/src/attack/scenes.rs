@@ -13,7 +13,7 @@ use crate::build::Built;
 use crate::shell::{self, Failure};
 
 /// A run that takes longer than this is ended; that is a failure of its own.
-const LONGEST: Duration = Duration::from_secs(240);
+const LONGEST: Duration = Duration::from_secs(1800);
 /// Hosts that tasks at `limited_web` allow.
 const ALLOW: [&str; 3] = ["allowed.attack.test", REBINDING, "*.wild.attack.test"];
 
@@ -194,10 +194,19 @@ impl Stage {
             &source.join("attempts.json"),
             &Value::Array(scene.attempts.clone()).to_string(),
         )?;
-        if let Some(patch) = entry["patch"].as_str() {
-            write(&folder.join("solution/solution.patch"), patch)?;
+        if let Some(patch) = self.patch(&entry["patch"]) {
+            write(&folder.join("solution/solution.patch"), &patch)?;
         }
         Ok(())
+    }
+
+    /// The patch of a solution: its text, or a line that is repeated.
+    fn patch(&self, patch: &Value) -> Option<String> {
+        if let Some(text) = patch.as_str() {
+            return Some(text.replace("{folder}", &self.folder.display().to_string()));
+        }
+        let times = usize::try_from(patch["times"].as_u64()?).ok()?;
+        Some(text(patch, "head").to_owned() + &text(patch, "line").repeat(times))
     }
 
     fn task(&self, scene: &Scene) -> Value {
@@ -227,7 +236,7 @@ impl Stage {
         });
         match entry["image"].as_str() {
             Some(image) => task["image"] = json!(self.image(image)),
-            None => task["language"] = json!("python"),
+            None => task["language"] = json!(entry["language"].as_str().unwrap_or("python")),
         }
         if let Some(setup) = entry["setup"].as_str() {
             task["setup"] = json!({"command": setup});
@@ -290,6 +299,10 @@ impl Stage {
             }
         }
         let out = self.folder.join("out").join(first.group());
+        // Of a group that is run again only the last run counts.
+        if out.exists() {
+            fs::remove_dir_all(&out).map_err(|error| at(&out, &error))?;
+        }
         let agent = if first.group() == "oracle" {
             "oracle"
         } else {
@@ -390,7 +403,7 @@ fn config(scene: &Scene) -> Value {
             config["network"]["allow"] = json!(ALLOW);
         }
         config["resources"] =
-            json!({"memory_mb": 512, "cpu_cores": 1, "timeout_seconds": 150, "disk_gb": 0.25});
+            json!({"memory_mb": 512, "cpu_cores": 1, "timeout_seconds": 600, "disk_gb": 0.25});
     }
     for key in ["network", "resources"] {
         if !entry[key].is_null() {
