@@ -107,6 +107,8 @@ pub(crate) struct RootWatch {
     /// What was free when this was asked last, and by how much that rose and fell since the last look.
     last: (u64, u64),
     moved: (u64, u64),
+    /// The same since the last look at the end of a program: others miss what is renamed meanwhile.
+    unseen: (u64, u64),
     /// What the last look found.
     known: u64,
     looked: Instant,
@@ -147,6 +149,7 @@ impl RootWatch {
             room: room(&found),
             last: room(&found),
             moved: (0, 0),
+            unseen: (0, 0),
             known: 0,
             looked: Instant::now(),
             cost: Duration::ZERO,
@@ -183,6 +186,7 @@ impl RootWatch {
         let found = statvfs("/").ok()?;
         let room = self.note_room(&found);
         if self.is_due_at_end(limit, self.looked.elapsed()) {
+            self.unseen = (0, 0);
             return self.look(limit, room);
         }
         // What was found at the very end of a program was too late to end it, and is so still.
@@ -193,12 +197,12 @@ impl RootWatch {
     /// the time since the last one. This is not the last look at what setup wrote: its image is
     /// weighed as well.
     fn is_due_at_end(&self, limit: u64, since_look: Duration) -> bool {
-        let files = self.moved.1.saturating_mul(LEAST);
-        let moved = self.moved.0.saturating_add(files);
-        let most = self.known.saturating_add(moved);
-        let must_be = self.known > limit || moved > limit;
+        let files = self.unseen.1.saturating_mul(LEAST);
+        let unseen = self.unseen.0.saturating_add(files);
+        let most = self.known.saturating_add(unseen);
+        let must_be = self.known > limit || unseen > limit;
         let is_cheap = since_look >= self.cost * HASTY_SHARE;
-        moved > 0 && most > limit - limit / 4 && (must_be || is_cheap)
+        unseen > 0 && most > limit - limit / 4 && (must_be || is_cheap)
     }
 
     fn verdict(&self, limit: u64) -> Option<Ending> {
@@ -207,8 +211,13 @@ impl RootWatch {
 
     fn note_room(&mut self, found: &Statvfs) -> (u64, u64) {
         let (bytes, files) = room(found);
-        self.moved.0 = self.moved.0.saturating_add(self.last.0.abs_diff(bytes));
-        self.moved.1 = self.moved.1.saturating_add(self.last.1.abs_diff(files));
+        let (by_bytes, by_files) = (self.last.0.abs_diff(bytes), self.last.1.abs_diff(files));
+        for sum in [&mut self.moved, &mut self.unseen] {
+            *sum = (
+                sum.0.saturating_add(by_bytes),
+                sum.1.saturating_add(by_files),
+            );
+        }
         self.last = (bytes, files);
         (bytes, files)
     }
@@ -383,6 +392,7 @@ mod tests {
             room: (0, 0),
             last: (0, 0),
             moved: (0, 0),
+            unseen: (0, 0),
             known: 0,
             looked: Instant::now(),
             cost: Duration::ZERO,
@@ -498,7 +508,7 @@ mod tests {
     fn a_look_at_the_end_is_taken_where_the_limit_may_be_near_and_it_costs_little() {
         let limit = 1000 * LEAST;
         let cost = Duration::from_millis(100);
-        // What is known, what moved in bytes and files, what part of thrice the cost has passed.
+        // What is known, what moved unseen (bytes, files), how often thrice the cost has passed.
         let cases = [
             (0, (0, 0), 1, false),
             (0, (limit / 2, 0), 1, false),
@@ -516,11 +526,11 @@ mod tests {
             (limit + 1, (1, 0), 0, true),
             (limit + 1, (0, 0), 1, false),
         ];
-        for (known, moved, passed, expected) in cases {
+        for (known, unseen, passed, expected) in cases {
             let mut watch = since(0, &[]);
-            (watch.known, watch.moved, watch.cost) = (known, moved, cost);
+            (watch.known, watch.unseen, watch.cost) = (known, unseen, cost);
             let is_due = watch.is_due_at_end(limit, cost * HASTY_SHARE * passed);
-            assert_eq!(is_due, expected, "{known} {moved:?} {passed}");
+            assert_eq!(is_due, expected, "{known} {unseen:?} {passed}");
             let is_past = watch.verdict(limit) == Some(Ending::RootFull);
             assert_eq!(is_past, known > limit);
         }
