@@ -522,6 +522,32 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_keeps_is_bounded_and_every_sandbox_has_its_share_of_it() {
+        const STEP: usize = 256 * KIBIBYTE;
+        let fill = |lender: Lender<'_>| {
+            let mut taken = 0;
+            while lender.may_keep(STEP) && lender.keep(0, STEP) {
+                taken += STEP;
+            }
+            taken
+        };
+        let (pool, alone) = (Pool::new(false), Share::default());
+        pool.serves(1);
+        assert_eq!(fill(lender(&pool, &alone)), KEPT.most_each);
+        let pool = Pool::new(false);
+        let shares: Vec<Share> = std::iter::repeat_with(Share::default).take(8).collect();
+        pool.serves(shares.len());
+        for share in &shares {
+            assert!(fill(lender(&pool, share)) + STEP > KEPT.share(shares.len()));
+        }
+        assert!(pool.kept() <= KEPT.most);
+        let one = lender(&pool, &shares[7]);
+        assert!(one.keep(STEP, 0));
+        assert!(one.may_keep(STEP));
+        assert_eq!(pool.buffered(), 0);
+    }
+
+    #[test]
     fn few_clients_of_a_sandbox_are_kept_much_for() {
         let (pool, greedy, other) = (Pool::new(false), Share::default(), Share::default());
         let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -10,6 +10,7 @@ use bollard::models::{
     RestartPolicyNameEnum, VolumeCreateRequest,
 };
 use bytes::Bytes;
+use forge_api::egress::{TCP_RECEIVE_BYTES, TCP_SEND_BYTES};
 use forge_core::UserId;
 use forge_core::egress::AddressRange;
 use forge_core::limits::MEBIBYTE;
@@ -159,6 +160,7 @@ impl Plan {
                 "rw,noexec,nosuid,nodev,size=1m,mode=0700,uid=65532,gid=65532",
             )])),
             mounts: Some(vec![self.sockets()]),
+            sysctls: Some(bounds()),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
                 maximum_retry_count: None,
@@ -226,6 +228,18 @@ impl Plan {
     pub(super) fn image_changes() -> Vec<String> {
         vec![format!("LABEL \"{}\"=\"{EGRESS_IMAGE_ROLE}\"", keys::ROLE)]
     }
+}
+
+/// What the system keeps of each connection to a server: at least, at first, and at most. It counts as
+/// the proxy's memory, and grows with what flows.
+fn bounds() -> HashMap<String, String> {
+    text_map([
+        (
+            "net.ipv4.tcp_rmem",
+            &format!("4096 131072 {TCP_RECEIVE_BYTES}"),
+        ),
+        ("net.ipv4.tcp_wmem", &format!("4096 16384 {TCP_SEND_BYTES}")),
+    ])
 }
 
 fn no_healthcheck() -> HealthConfig {
