@@ -271,6 +271,7 @@ pub enum ImagesCommand {
         output: Output,
     },
     /// List the base images, and the images prepared for sandboxes
+    #[command(visible_alias = "list")]
     Ls {
         /// Output.
         #[command(flatten)]
@@ -315,6 +316,7 @@ pub struct RegistriesArguments {
 #[derive(Debug, Subcommand)]
 pub enum RegistriesCommand {
     /// List hosts, how they were found, and what they need; finds out what is not known
+    #[command(visible_alias = "ls")]
     List {
         /// Which.
         #[command(flatten)]

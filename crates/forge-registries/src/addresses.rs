@@ -115,6 +115,27 @@ impl RegistryBook {
         Need::Exception
     }
 
+    /// The hosts of a group of which no known address is reached, as things are.
+    pub fn closed_hosts(
+        &self,
+        group: Group,
+        network: &NetworkSettings,
+        standing: impl Fn(IpAddr) -> Standing,
+    ) -> Vec<&str> {
+        let hosts = self.get(group).map_or(&[][..], |registry| &registry.hosts);
+        let names = hosts.iter().map(|host| host.name.as_str());
+        let is_closed = |host: &&str| {
+            let addresses = self.addresses_of(host);
+            let mut needs = addresses
+                .iter()
+                .map(|address| self.need(host, *address, network, &standing));
+            // What was not looked up may be anything.
+            !addresses.is_empty()
+                && needs.all(|need| matches!(need, Need::Exception | Need::Impossible))
+        };
+        names.filter(is_closed).collect()
+    }
+
     /// Accepts every address of the hosts of `groups` that needs an exception, exactly as they
     /// resolved, and forgets what was accepted for hosts that are none any more. Says what is new.
     pub fn accept(
@@ -210,6 +231,21 @@ mod tests {
         assert_eq!(need(&network, "n.test", "10.0.0.1"), Need::Exception);
         network.denied.push("10.0.0.1/32".parse().unwrap());
         assert_eq!(need(&network, "m.test", "10.0.0.1"), Need::Impossible);
+    }
+
+    #[test]
+    fn a_host_is_closed_when_nothing_opens_any_of_its_addresses() {
+        let network = NetworkSettings::default();
+        let closed = |book: &RegistryBook| {
+            let hosts = book.closed_hosts(Group::Pypi, &network, standing);
+            hosts.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(closed(&book(&["10.0.0.1", "127.0.0.1"])), ["m.test"]);
+        assert!(closed(&book(&["10.0.0.1", "192.0.2.1"])).is_empty());
+        assert!(closed(&book(&[])).is_empty(), "nobody looked");
+        let mut accepted = book(&["10.0.0.1"]);
+        accepted.accept(&[Group::Pypi], &network, standing, now());
+        assert!(closed(&accepted).is_empty());
     }
 
     #[test]

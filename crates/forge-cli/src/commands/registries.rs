@@ -5,10 +5,8 @@ use std::net::IpAddr;
 
 use forge_config::{Configuration, Group};
 use forge_core::egress::AddressRange;
-use forge_egress::addresses;
 use forge_registries::{
-    CaBundle, DiscoverError, Need, Refresh, Refreshed, Registry, RegistryBook, Standing,
-    accept_addresses,
+    CaBundle, DiscoverError, Need, Refresh, Refreshed, Registry, RegistryBook, accept_addresses,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -18,6 +16,7 @@ use crate::base_images::find_out;
 use crate::error::CliError;
 use crate::escape;
 use crate::exit_status::ExitStatus;
+use crate::operator::standing;
 use crate::printer::Printer;
 use crate::session::Session;
 use crate::style::Style;
@@ -147,17 +146,6 @@ fn wanted(
         true => Group::ALL.into_iter().filter(is_on).collect(),
         false => listing.groups.clone(),
     })
-}
-
-/// What the egress proxy makes of an address.
-fn standing(address: IpAddr) -> Standing {
-    if addresses::is_never_opened(address) {
-        Standing::Closed
-    } else if addresses::is_denied(address) {
-        Standing::Denied
-    } else {
-        Standing::Public
-    }
 }
 
 fn document(
