@@ -180,6 +180,25 @@ impl Reason {
             | Self::InternalError => Cause::Infrastructure,
         }
     }
+
+    /// Whether what ended so is tried again: nothing but the infrastructure was the cause, and the
+    /// next time may go otherwise. An engine without a control has none the next time either.
+    #[must_use]
+    pub fn is_retried(self) -> bool {
+        self.cause() == Cause::Infrastructure && self != Self::HardeningUnavailable
+    }
+
+    /// Whether it says something about the engine, rather than about one sandbox on it.
+    #[must_use]
+    pub const fn is_fault_of_the_engine(self) -> bool {
+        matches!(
+            self,
+            Self::NetworkPolicyUnavailable
+                | Self::EngineError
+                | Self::EngineUnavailable
+                | Self::Lost
+        )
+    }
 }
 
 impl fmt::Display for Reason {

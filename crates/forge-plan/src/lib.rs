@@ -5,6 +5,7 @@
 pub mod breaker;
 pub mod budget;
 pub mod capacity;
+pub mod dispatch;
 pub mod hold;
 pub mod judge;
 pub mod placement;
