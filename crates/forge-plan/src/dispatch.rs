@@ -165,7 +165,11 @@ impl Dispatcher {
         let mut actions = Vec::new();
         match event {
             Event::Submitted { job, submission } => {
-                self.tell(queue::Event::Submitted { job, submission }, now, &mut actions);
+                self.tell(
+                    queue::Event::Submitted { job, submission },
+                    now,
+                    &mut actions,
+                );
             }
             Event::Up { job, took } => self.up(job, took, now, &mut actions),
             Event::Ended { job, reason } => self.ended(job, reason, now, &mut actions),
@@ -224,7 +228,8 @@ impl Dispatcher {
         let pause = self.policy.retry.decide(cause, attempt, job.0);
         let again = pause.map(|pause| now.saturating_add(pause));
         self.tell(queue::Event::Ended { job, again }, now, actions);
-        match pause.filter(|_| self.queue.why_waiting(job).is_some()) {
+        // One that was cancelled meanwhile is dropped instead.
+        match pause.filter(|_| !actions.contains(&Action::Drop(job))) {
             // A decision of its own comes before what follows from it.
             Some(pause) => actions.insert(0, Action::Again { job, pause }),
             None => {

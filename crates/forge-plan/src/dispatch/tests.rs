@@ -141,6 +141,19 @@ fn what_the_infrastructure_did_is_tried_again_after_a_pause_and_no_more_than_all
 }
 
 #[test]
+fn without_a_pause_the_next_try_follows_at_once() {
+    let mut policy = policy();
+    policy.retry.first = Duration::ZERO;
+    let (mut dispatcher, _) = with_jobs(policy, 1);
+    let actions = dispatcher.handle(ended(0, Some(Reason::Lost)), seconds(1));
+    assert!(
+        matches!(actions[..], [Action::Again { .. }, Action::Start { .. }]),
+        "{actions:?}"
+    );
+    assert_eq!(started(&actions), [(0, 2)]);
+}
+
+#[test]
 fn what_the_task_or_its_user_did_is_never_tried_again() {
     for reason in Reason::ALL {
         let (mut dispatcher, _) = with_jobs(policy(), 1);
@@ -149,7 +162,10 @@ fn what_the_task_or_its_user_did_is_never_tried_again() {
         assert_eq!(is_again, reason.is_retried(), "{reason}: {actions:?}");
     }
     let (mut dispatcher, _) = with_jobs(policy(), 1);
-    assert_eq!(dispatcher.handle(ended(0, None), seconds(1)), [Action::Idle]);
+    assert_eq!(
+        dispatcher.handle(ended(0, None), seconds(1)),
+        [Action::Idle]
+    );
 }
 
 #[test]
@@ -166,7 +182,10 @@ fn an_engine_that_keeps_failing_is_left_alone_and_probed_with_one_job() {
     );
     // Everybody else who was under way ends as well; nobody follows.
     for number in 3..11 {
-        assert_eq!(started(&dispatcher.handle(ended(number, fault), seconds(1))), []);
+        assert_eq!(
+            started(&dispatcher.handle(ended(number, fault), seconds(1))),
+            []
+        );
     }
     let (mut probe, mut probing) = (Duration::ZERO, Vec::new());
     while probing.is_empty() {
