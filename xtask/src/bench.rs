@@ -19,6 +19,7 @@ pub(crate) fn run(words: &[&str]) -> Result<(), Failure> {
             "--",
         ])
         .args(words)
+        .env("SWE_FORGE_BINARY", &built.binary)
         .env("SWE_FORGE_INIT", &built.init)
         .env("SWE_FORGE_EGRESS", &built.egress);
     shell::run(&mut command)

@@ -2,6 +2,7 @@
 
 pub mod egress;
 pub mod report;
+pub mod waiting;
 
 use serde_json::Value;
 

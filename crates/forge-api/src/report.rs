@@ -150,6 +150,28 @@ pub struct TaskReport {
     pub artifacts: Vec<ArtifactReport>,
     /// Remarks: a clamped quota, skipped artifacts, leftovers.
     pub notes: Vec<String>,
+    /// Tries before this one, which the infrastructure ended: they do not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierTry>,
+}
+
+/// A try that the infrastructure ended and that was made again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EarlierTry {
+    /// Name of the attempt, for `show`, `logs` and `artifacts`.
+    pub id: String,
+    /// Why it ended.
+    pub reason: Option<Reason>,
+    /// What happened, for a person.
+    pub message: String,
+    /// When it left the queue.
+    #[schemars(with = "String")]
+    pub started_at: Timestamp,
+    /// When its state became final.
+    #[schemars(with = "String")]
+    pub ended_at: Timestamp,
+    /// Remarks about it, leftovers among them.
+    pub notes: Vec<String>,
 }
 
 /// The image of an attempt.

@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask bench [NAME]` builds what is needed and runs this.
 
+mod churn;
 mod cold_start;
 mod egress;
 mod exec;
@@ -16,7 +17,14 @@ use std::process::ExitCode;
 use report::Report;
 use stage::{BenchError, Stage};
 
-const NAMES: [&str; 5] = ["cold-start", "egress", "exec", "output", "transfer"];
+const NAMES: [&str; 6] = [
+    "churn",
+    "cold-start",
+    "egress",
+    "exec",
+    "output",
+    "transfer",
+];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -56,6 +64,9 @@ async fn run(names: &[String]) -> Result<Report, BenchError> {
     }
     if wanted("transfer") {
         transfer::run(&stage, &mut report).await?;
+    }
+    if wanted("churn") {
+        churn::run(&stage, &mut report)?;
     }
     if wanted("egress") {
         egress::run(&stage, &mut report).await?;

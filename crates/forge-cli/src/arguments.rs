@@ -146,17 +146,34 @@ pub struct TaskPaths {
     pub directories: Vec<PathBuf>,
 }
 
+/// How many attempts may be under way at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jobs {
+    /// So many.
+    AtMost(u16),
+    /// As many as there is room for.
+    Unlimited,
+}
+
+fn jobs(text: &str) -> Result<Jobs, String> {
+    if text == "unlimited" {
+        return Ok(Jobs::Unlimited);
+    }
+    match text.parse() {
+        Ok(count @ 1..=MAX_SLOTS) => Ok(Jobs::AtMost(count)),
+        _ => Err(format!(
+            "write a number from 1 to {MAX_SLOTS}, or \"unlimited\""
+        )),
+    }
+}
+
 /// How attempts are carried out.
 #[derive(Debug, Args)]
 pub struct Execution {
-    /// Attempts under way at once [default: twice the cores of the engine's machine, at most 10]
-    #[arg(
-        short,
-        long,
-        value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SLOTS))
-    )]
-    pub jobs: Option<u16>,
+    /// Attempts under way at once, or `unlimited`: as many as the engine's machine has room for
+    /// [default: twice its cores, at most 10]
+    #[arg(short, long, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<Jobs>,
     /// Folder for the run's folder with reports, logs and artifacts
     #[arg(
         short,

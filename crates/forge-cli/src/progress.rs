@@ -115,6 +115,13 @@ impl Board {
                 },
             ),
             RunEvent::Phase { id, phase } => self.set_doing(&id, phase.as_str()),
+            RunEvent::Again {
+                id, pause, message, ..
+            } => {
+                let place = self.running.iter().position(|running| running.id == id)?;
+                let task = self.running.remove(place).task;
+                return Some(self.again_line(&task, pause, &message, paint));
+            }
             RunEvent::Ended { id, report } => {
                 let place = self.running.iter().position(|running| running.id == id);
                 self.count(&report);
@@ -233,6 +240,18 @@ impl Board {
             escape::line(&why(report)),
         );
         line.trim_end().to_owned()
+    }
+
+    /// The line about an attempt that does not count, because the infrastructure ended it.
+    fn again_line(&self, task: &TaskId, pause: Duration, message: &str, paint: Paint) -> String {
+        let names = self.names;
+        format!(
+            "{} {:<names$}  tried again in {}: {}",
+            paint.paint(Style::Warning, "↻"),
+            escape::line(task.as_str()),
+            units::duration(pause),
+            escape::line(message),
+        )
     }
 
     /// As long as the rest takes at the pace so far; nothing before there is a pace.

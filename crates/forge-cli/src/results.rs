@@ -230,6 +230,7 @@ pub(crate) mod tests {
             attestation: None,
             artifacts: Vec::new(),
             notes: Vec::new(),
+            earlier: Vec::new(),
         }
     }
 

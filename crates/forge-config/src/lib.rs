@@ -25,6 +25,6 @@ pub use images::{ImageSettings, InvalidPattern};
 pub use locate::{ConfigError, ConfigPlaces, MAX_FILE_BYTES, load, parse};
 pub use secrets::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, SecretError, SecretSource, SecretValue};
 pub use settings::{
-    Configuration, DiskSettings, EgressOverrides, Group, GroupSettings, HardeningSettings,
-    NetworkSettings, QuotaChoice, RegistrySettings,
+    CapacitySettings, Configuration, DiskSettings, EgressOverrides, Group, GroupSettings,
+    HardeningSettings, NetworkSettings, QuotaChoice, RegistrySettings, RetrySettings,
 };

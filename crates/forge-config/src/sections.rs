@@ -16,8 +16,8 @@ use crate::hosts;
 use crate::images::{self, ImageSettings};
 use crate::secrets::SecretSource;
 use crate::settings::{
-    Configuration, DiskSettings, EgressOverrides, Group, GroupSettings, HardeningSettings,
-    NetworkSettings, QuotaChoice, RegistrySettings,
+    CapacitySettings, Configuration, DiskSettings, EgressOverrides, Group, GroupSettings,
+    HardeningSettings, NetworkSettings, QuotaChoice, RegistrySettings, RetrySettings,
 };
 
 const SECTIONS: &[&str] = &[
@@ -27,6 +27,8 @@ const SECTIONS: &[&str] = &[
     "disk",
     "images",
     "hardening",
+    "capacity",
+    "retry",
     "secrets",
 ];
 const LIMITS: &[&str] = &[
@@ -51,6 +53,19 @@ const NETWORK: &[&str] = &[
 /// No engine asks more of them.
 const MOST_RESOLVERS: usize = 3;
 const GROUP: &[&str] = &["enabled", "index", "hosts"];
+const CAPACITY: &[&str] = &[
+    "cpu_ratio",
+    "memory_ratio",
+    "disk_ratio",
+    "memory_reserve_mb",
+    "disk_reserve_gb",
+];
+/// What is promised more often than this is not bounded any more.
+const MOST_RATIO: u64 = 1000;
+/// Tries beyond this only hide that something is broken.
+const MOST_ATTEMPTS: u64 = 10;
+/// An hour.
+const MOST_PAUSE: u64 = 3600;
 /// A mebibyte count above this would not be a number of bytes any more.
 const MOST_MEBIBYTES: u64 = 1 << 30;
 /// A day is the most a container lives, whatever is configured.
@@ -65,6 +80,8 @@ pub(crate) fn configuration(decoder: &mut Decoder, root: &Node) -> Option<Config
     let disk = optional(&fields, "disk", |field| disk(decoder, field));
     let images = optional(&fields, "images", |field| image_rules(decoder, field));
     let hardening = optional(&fields, "hardening", |field| hardening(decoder, field));
+    let capacity = optional(&fields, "capacity", |field| capacity(decoder, field));
+    let retry = optional(&fields, "retry", |field| retry(decoder, field));
     let secrets = optional(&fields, "secrets", |field| secrets(decoder, field));
     Some(Configuration {
         file: None,
@@ -74,6 +91,8 @@ pub(crate) fn configuration(decoder: &mut Decoder, root: &Node) -> Option<Config
         disk: disk?.unwrap_or_default(),
         images: images?.unwrap_or_default(),
         hardening: hardening?.unwrap_or_default(),
+        capacity: capacity?.unwrap_or_default(),
+        retry: retry?.unwrap_or_default(),
         secrets: secrets?.unwrap_or_default(),
     })
 }
@@ -364,6 +383,62 @@ fn hardening(decoder: &mut Decoder, field: &Located<'_>) -> Option<HardeningSett
     Some(HardeningSettings {
         runtime: runtime?,
         own_cores: own_cores?.unwrap_or(HardeningSettings::default().own_cores),
+    })
+}
+
+fn capacity(decoder: &mut Decoder, field: &Located<'_>) -> Option<CapacitySettings> {
+    let fields = decoder.object(field, CAPACITY)?;
+    let mut ratio = |name| {
+        let read = optional(&fields, name, |field| {
+            decoder.number(field, 0.1, Most::fixed(MOST_RATIO))
+        });
+        read.map(|value| value.map(|value| scaled(value, 1000.0)))
+    };
+    let (cpu, memory, disk) = (
+        ratio("cpu_ratio"),
+        ratio("memory_ratio"),
+        ratio("disk_ratio"),
+    );
+    let memory_reserve = optional(&fields, "memory_reserve_mb", |field| {
+        decoder.whole(field, 0, Most::fixed(MOST_MEBIBYTES))
+    });
+    let disk_reserve = optional(&fields, "disk_reserve_gb", |field| {
+        decoder.number(field, 0.0, Most::fixed(1_000_000))
+    });
+    let gibibytes = |value| scaled(value, 1024.0 * 1024.0 * 1024.0);
+    Some(CapacitySettings {
+        cpu_permille: cpu?,
+        memory_permille: memory?,
+        disk_permille: disk?,
+        memory_reserve_bytes: memory_reserve?.map(|value| value * MEBIBYTE),
+        disk_reserve_bytes: disk_reserve?.map(gibibytes),
+    })
+}
+
+fn retry(decoder: &mut Decoder, field: &Located<'_>) -> Option<RetrySettings> {
+    let fields = decoder.object(
+        field,
+        &["attempts", "first_pause_seconds", "longest_pause_seconds"],
+    )?;
+    let attempts = optional(&fields, "attempts", |field| {
+        let value = decoder.whole(field, 1, Most::fixed(MOST_ATTEMPTS))?;
+        u32::try_from(value).ok()
+    });
+    let mut seconds = |name| {
+        let read = optional(&fields, name, |field| {
+            decoder.whole(field, 0, Most::fixed(MOST_PAUSE))
+        });
+        read.map(|value| value.map(Duration::from_secs))
+    };
+    let (first, longest) = (
+        seconds("first_pause_seconds"),
+        seconds("longest_pause_seconds"),
+    );
+    let defaults = RetrySettings::default();
+    Some(RetrySettings {
+        attempts: attempts?.unwrap_or(defaults.attempts),
+        first_pause: first?.unwrap_or(defaults.first_pause),
+        longest_pause: longest?.unwrap_or(defaults.longest_pause),
     })
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use forge_core::egress::{AddressException, AddressRange, AllowedHost, EgressLimits};
 use forge_core::{DiskQuota, LimitCeiling, NetworkLevel};
@@ -30,6 +31,10 @@ pub struct Configuration {
     pub images: ImageSettings,
     /// `[hardening]`.
     pub hardening: HardeningSettings,
+    /// `[capacity]`.
+    pub capacity: CapacitySettings,
+    /// `[retry]`.
+    pub retry: RetrySettings,
     /// `[secrets]`: where each value is; [`Configuration::secret`] reads it.
     pub(crate) secrets: BTreeMap<String, SecretSource>,
 }
@@ -267,6 +272,43 @@ impl Default for HardeningSettings {
         Self {
             runtime: None,
             own_cores: true,
+        }
+    }
+}
+
+/// `[capacity]`: how much of the engine's machine attempts may be promised together. What is not set
+/// is left to the orchestrator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CapacitySettings {
+    /// How often each core is promised, in thousandths.
+    pub cpu_permille: Option<u64>,
+    /// How often each byte of memory is promised, in thousandths.
+    pub memory_permille: Option<u64>,
+    /// How often each byte of the disk is promised, in thousandths.
+    pub disk_permille: Option<u64>,
+    /// Bytes of memory that nobody is promised.
+    pub memory_reserve_bytes: Option<u64>,
+    /// Bytes of the disk that nobody is promised.
+    pub disk_reserve_bytes: Option<u64>,
+}
+
+/// `[retry]`: what becomes of attempts that the infrastructure ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetrySettings {
+    /// Tries in all, the first one among them.
+    pub attempts: u32,
+    /// The pause after the first.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+}
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self {
+            attempts: 3,
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(60),
         }
     }
 }

@@ -180,6 +180,19 @@ impl Reason {
             | Self::InternalError => Cause::Infrastructure,
         }
     }
+
+    /// Whether what ended so is tried again: nothing but the infrastructure was the cause, and the
+    /// next time may go otherwise. An engine without a control has none the next time either.
+    #[must_use]
+    pub fn is_retried(self) -> bool {
+        self.cause() == Cause::Infrastructure && self != Self::HardeningUnavailable
+    }
+
+    /// Whether it says something about the engine, rather than about one sandbox on it.
+    #[must_use]
+    pub const fn is_fault_of_the_engine(self) -> bool {
+        matches!(self, Self::EngineError | Self::EngineUnavailable)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -281,6 +294,23 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_about_reasons_says_of_each_what_is_true() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reasons.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for reason in Reason::ALL {
+            let begin = format!("| `{reason}` | {} |", reason.cause());
+            let mut lines = page.lines().filter(|line| line.starts_with(&begin));
+            let line = lines.next().unwrap_or_else(|| panic!("no row {begin}"));
+            assert_eq!(lines.next(), None, "{reason}");
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let is_verdict = cells[4].starts_with("yes");
+            let is_retried = cells[5] == "yes";
+            assert_eq!(is_verdict, reason.cause() == Cause::Task, "{reason}");
+            assert_eq!(is_retried, reason.is_retried(), "{reason}");
+        }
+    }
 
     #[test]
     fn names_in_files_and_in_code_are_the_same() {

@@ -1,5 +1,7 @@
 //! What a run tells whoever watches it.
 
+use std::time::Duration;
+
 use forge_api::report::TaskReport;
 use forge_core::life_cycle::StateName;
 use forge_core::{PhaseName, SandboxId, TaskId};
@@ -30,6 +32,17 @@ pub enum RunEvent {
         id: SandboxId,
         /// The phase.
         phase: PhaseName,
+    },
+    /// An attempt ended by the infrastructure and does not count: another one is made.
+    Again {
+        /// The attempt that ended.
+        id: SandboxId,
+        /// The one that will be made.
+        next: SandboxId,
+        /// How long it waits before.
+        pause: Duration,
+        /// What happened.
+        message: String,
     },
     /// An attempt ended, and what could be removed is removed.
     Ended {

@@ -37,6 +37,12 @@ impl RunLayout {
         self.root.join("report.json")
     }
 
+    /// `waiting.json`: what waits and why, while anything does.
+    #[must_use]
+    pub fn waiting(&self) -> PathBuf {
+        self.root.join("waiting.json")
+    }
+
     /// `junit.xml`.
     #[must_use]
     pub fn junit(&self) -> PathBuf {

@@ -8,20 +8,20 @@ use forge_api::report::{
     EngineReport, REPORT_VERSION, Report, RunReport, TaskReport, ValidationReport,
 };
 use forge_core::life_cycle::StateName;
-use forge_core::{Attempt, Failure, Outcome, Reason, RunId, SandboxId, Task, Verdict};
-use forge_engine::task::{self, OwnedTask};
+use forge_core::{Attempt, Failure, Outcome, Reason, RunId, Task, Verdict};
 use forge_engine::{Engine, EngineDescription, EngineError};
-use forge_plan::queue::{Action, Event, Job as JobNumber, Queue};
+use forge_plan::capacity::Ratios;
+use forge_plan::retry::RetryPolicy;
 use forge_plan::validation::{self, Trial};
 use forge_store::{NewAttempt, NewRun, RunKind, Store, StoreError};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 
 use crate::agent::Agent;
-use crate::attempt;
 use crate::context::{Cancellation, Context, Job};
-use crate::events::{EventSink, RunEvent};
+use crate::dispatch;
+use crate::events::EventSink;
+use crate::host::Host;
 use crate::layout::RunLayout;
 use crate::operator::{Operator, SecretValue};
 use crate::placement::Placement;
@@ -48,8 +48,12 @@ pub struct RunOptions {
     pub run: RunId,
     /// What to do.
     pub purpose: Purpose,
-    /// Attempts under way at once.
-    pub concurrency: u16,
+    /// Attempts under way at once; `None` is as many as the engine's machine has room for.
+    pub concurrency: Option<u32>,
+    /// What that machine may be used for.
+    pub capacity: CapacityOptions,
+    /// What is tried again.
+    pub retry: RetryPolicy,
     /// Folder below which the run's own folder is made.
     pub out: PathBuf,
     /// What the operator decides.
@@ -60,6 +64,27 @@ pub struct RunOptions {
     pub arguments: Vec<String>,
     /// Version of the program, for the report.
     pub version: String,
+}
+
+/// How much of the engine's machine attempts may take together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CapacityOptions {
+    /// How often each resource may be promised.
+    pub ratios: Ratios,
+    /// Bytes of memory that nobody is promised; a twentieth of all, at most 4 GiB, when `None`.
+    pub memory_reserve_bytes: Option<u64>,
+    /// Bytes of the disk that nobody is promised; a twentieth of it, at most 10 GiB, when `None`.
+    pub disk_reserve_bytes: Option<u64>,
+}
+
+impl Default for CapacityOptions {
+    fn default() -> Self {
+        Self {
+            ratios: Ratios::DEFAULT,
+            memory_reserve_bytes: None,
+            disk_reserve_bytes: None,
+        }
+    }
 }
 
 /// A run that ended.
@@ -127,7 +152,9 @@ impl Orchestrator {
                 .add_attempt(&new_attempt(job, &options.run, started_at))
                 .await?;
         }
+        let (ups, is_up) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
+            ups,
             engine: Arc::clone(&self.engine),
             store: self.store.clone(),
             events,
@@ -142,7 +169,9 @@ impl Orchestrator {
             keep: options.keep,
             first_slot: first_slot(&options.run),
         });
-        let attempts = attempts(&context, Arc::new(jobs), options.concurrency).await;
+        let host = Host::of(&engine);
+        let policy = dispatch::policy(&options, &engine, host.as_ref());
+        let attempts = dispatch::carry_out(&context, jobs, policy, host, is_up).await;
         if !options.keep
             && let Err(error) = self.engine.close().await
         {
@@ -226,26 +255,27 @@ fn placement(options: &RunOptions, engine: &EngineDescription) -> Arc<Placement>
 }
 
 fn jobs(tasks: &[Arc<Task>], options: &RunOptions) -> Vec<Job> {
-    let id = |task: &Task| SandboxId::for_attempt(&task.id, &options.run, Attempt(1));
     let mut jobs = Vec::new();
+    let mut add = |task: &Arc<Task>, agent: &Agent, part: Option<String>, repetition| {
+        jobs.push(Job {
+            number: jobs.len() as u64,
+            task: Arc::clone(task),
+            agent: agent.clone(),
+            id: Job::id(task, &options.run, Attempt(1), part.as_deref()),
+            part,
+            attempt: Attempt(1),
+            repetition,
+        });
+    };
     for task in tasks {
         match &options.purpose {
-            Purpose::Run(agent) => jobs.push(Job {
-                task: Arc::clone(task),
-                agent: agent.clone(),
-                id: id(task),
-                repetition: 1,
-            }),
+            Purpose::Run(agent) => add(task, agent, None, 1),
             Purpose::Validate { repeat } => {
                 for number in 1..=*repeat {
-                    for (place, agent) in [Agent::Nop, Agent::Oracle].into_iter().enumerate() {
+                    for (place, agent) in [Agent::Nop, Agent::Oracle].iter().enumerate() {
                         let part = format!("{}{number}", agent.name());
-                        jobs.push(Job {
-                            task: Arc::clone(task),
-                            agent,
-                            id: id(task).with_part(&part),
-                            repetition: 2 * (number - 1) + if place == 0 { 1 } else { 2 },
-                        });
+                        let repetition = 2 * (number - 1) + if place == 0 { 1 } else { 2 };
+                        add(task, agent, Some(part), repetition);
                     }
                 }
             }
@@ -254,79 +284,18 @@ fn jobs(tasks: &[Arc<Task>], options: &RunOptions) -> Vec<Job> {
     jobs
 }
 
-fn new_attempt(job: &Job, run: &RunId, now: Timestamp) -> NewAttempt {
+/// What is recorded of a try before it is made.
+pub(crate) fn new_attempt(job: &Job, run: &RunId, now: Timestamp) -> NewAttempt {
     NewAttempt {
         id: job.id.clone(),
         run: *run,
         task: job.task.id.clone(),
-        attempt: Attempt(1),
+        attempt: job.attempt,
         repetition: job.repetition,
         title: job.task.title.clone(),
         difficulty: job.task.difficulty,
         image: job.task.image.reference().to_owned(),
         created_at: now,
-    }
-}
-
-/// Runs every job through the queue. The loop owns the queue; each attempt is a task it owns.
-async fn attempts(context: &Arc<Context>, jobs: Arc<Vec<Job>>, limit: u16) -> Vec<TaskReport> {
-    let mut queue = Queue::new(limit);
-    let mut reports = vec![None; jobs.len()];
-    let mut running = FuturesUnordered::new();
-    let mut actions: Vec<Action> = Vec::new();
-    for number in 0..jobs.len() {
-        actions.extend(queue.handle(Event::Submitted(number)));
-    }
-    let mut cancelling = false;
-    loop {
-        for action in std::mem::take(&mut actions) {
-            match action {
-                Action::Start { job, slot } => running.push(start(context, &jobs, job, slot)),
-                Action::Drop(job) => {
-                    reports[job] = Some(attempt::cancelled(context, &jobs[job]).await);
-                }
-                Action::Idle => {}
-            }
-        }
-        if running.is_empty() {
-            break;
-        }
-        tokio::select! {
-            Some((job, report)) = running.next() => {
-                reports[job] = Some(report);
-                actions = queue.handle(Event::Ended(job));
-            }
-            () = context.cancellation.cancelled(), if !cancelling => {
-                cancelling = true;
-                context.events.send(RunEvent::Cancelling);
-                actions = queue.handle(Event::Cancelled);
-            }
-        }
-    }
-    reports.into_iter().flatten().collect()
-}
-
-/// Starts one attempt as a task of its own, so that attempts use every core; a panic in it is an
-/// internal error of that attempt alone.
-fn start(
-    context: &Arc<Context>,
-    jobs: &Arc<Vec<Job>>,
-    job: JobNumber,
-    slot: u16,
-) -> impl Future<Output = (JobNumber, TaskReport)> + use<> {
-    let (owned_context, owned_jobs) = (Arc::clone(context), Arc::clone(jobs));
-    let handle: OwnedTask<TaskReport> = task::spawn("attempt", async move {
-        attempt::run(&owned_context, &owned_jobs[job], slot).await
-    });
-    let (context, jobs) = (Arc::clone(context), Arc::clone(jobs));
-    async move {
-        match handle.join().await {
-            Ok(report) => (job, report),
-            Err(error) => {
-                tracing::error!(id = %jobs[job].id, %error, "an attempt broke off");
-                (job, attempt::broken(&context, &jobs[job]).await)
-            }
-        }
     }
 }
 

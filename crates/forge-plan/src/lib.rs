@@ -2,9 +2,15 @@
 //!
 //! Nothing here waits, reads or writes; the orchestrator carries out what is decided.
 
+pub mod breaker;
 pub mod budget;
+pub mod capacity;
+pub mod dispatch;
+pub mod hold;
 pub mod judge;
 pub mod placement;
 pub mod queue;
 pub mod reaper;
+pub mod retry;
+pub mod starts;
 pub mod validation;

@@ -12,6 +12,8 @@ use super::tables::{self, LEVELS, text};
 use crate::build::Built;
 use crate::shell::{self, Failure};
 
+/// Nothing is made twice.
+const RETRY: &str = "[retry]\nattempts = 1\n";
 /// A run that takes longer than this is ended; that is a failure of its own.
 const LONGEST: Duration = Duration::from_secs(1800);
 /// Hosts that tasks at `limited_web` allow.
@@ -115,9 +117,10 @@ impl Stage {
             parameters,
             name: name.to_owned(),
         };
-        write(&stage.config(), "")?;
+        // What ends by the infrastructure is what some rows are about.
+        write(&stage.config(), RETRY)?;
         let allowing = format!(
-            "[network]\nexceptions = [\"{}/32\"]\n[registries.pypi]\nhosts = [\"{}:{}\"]\n",
+            "{RETRY}[network]\nexceptions = [\"{}/32\"]\n[registries.pypi]\nhosts = [\"{}:{}\"]\n",
             text(&stage.parameters, "bridge_v4"),
             SINK.0,
             SINK.1

@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use forge_config::Configuration;
 use forge_core::{RunId, Task};
 use forge_engine::EngineDescription;
-use forge_orchestrator::run::Purpose;
+use forge_orchestrator::run::{CapacityOptions, Purpose};
 use forge_orchestrator::{EventSink, Orchestrator, RunOptions, RunSummary};
+use forge_plan::capacity::Ratios;
+use forge_plan::retry::RetryPolicy;
 use uuid::Uuid;
 
 use super::tasks;
-use crate::arguments::{Execution, Format};
+use crate::arguments::{Execution, Format, Jobs};
 use crate::error::CliError;
 use crate::escape;
 use crate::exit_status::{ExitStatus, RunFacts};
@@ -38,6 +41,8 @@ pub(super) struct Request {
 /// Carries a run through.
 pub(super) async fn carry_out(session: &Session, request: Request) -> Result<ExitStatus, CliError> {
     let configuration = session.configuration().await?;
+    let capacity = capacity(&configuration, request.execution.jobs);
+    let retry = retry(&configuration);
     let tasks = tasks::load_all_good(request.directories, configuration.limits).await?;
     let out = make_out_folder(request.execution.out).await?;
     let store = session.record().await?;
@@ -51,10 +56,9 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
     let options = RunOptions {
         run: RunId::from_uuid(Uuid::now_v7()),
         purpose: request.purpose,
-        concurrency: request
-            .execution
-            .jobs
-            .unwrap_or_else(|| usual_jobs(description.cores)),
+        concurrency: concurrency(request.execution.jobs, description.cores),
+        capacity,
+        retry,
         out,
         operator: Arc::new(rules),
         keep: request.execution.keep,
@@ -132,6 +136,48 @@ fn is_in_the_way(kind: io::ErrorKind) -> bool {
     )
 }
 
+/// What the operator has set of the machine's room; volumes that take it only as they fill are
+/// promised more often. Whoever names a number of attempts decides how they share the cores.
+fn capacity(configuration: &Configuration, jobs: Option<Jobs>) -> CapacityOptions {
+    let set = configuration.capacity;
+    let usual = match configuration.disk.preallocate {
+        true => Ratios::DEFAULT,
+        false => Ratios::DEFAULT.with_sparse_disk(),
+    };
+    CapacityOptions {
+        ratios: Ratios {
+            cpu: set.cpu_permille.unwrap_or(match jobs {
+                Some(Jobs::AtMost(_)) => u64::MAX,
+                None | Some(Jobs::Unlimited) => usual.cpu,
+            }),
+            memory: set.memory_permille.unwrap_or(usual.memory),
+            disk: set.disk_permille.unwrap_or(usual.disk),
+            ..usual
+        },
+        memory_reserve_bytes: set.memory_reserve_bytes,
+        disk_reserve_bytes: set.disk_reserve_bytes,
+    }
+}
+
+fn retry(configuration: &Configuration) -> RetryPolicy {
+    let set = configuration.retry;
+    RetryPolicy {
+        attempts: set.attempts,
+        first: set.first_pause,
+        most: set.longest_pause,
+        ..RetryPolicy::default()
+    }
+}
+
+/// The bound on attempts at once, where there is one besides the machine's room.
+fn concurrency(jobs: Option<Jobs>, cores: u64) -> Option<u32> {
+    match jobs {
+        None => Some(u32::from(usual_jobs(cores))),
+        Some(Jobs::AtMost(count)) => Some(u32::from(count)),
+        Some(Jobs::Unlimited) => None,
+    }
+}
+
 /// Twice the cores, since attempts wait for the engine and the disk as well; at most ten.
 fn usual_jobs(cores: u64) -> u16 {
     let twice = cores.max(1).saturating_mul(2);
@@ -152,11 +198,14 @@ fn announce(session: &Session, options: &RunOptions, tasks: u64, engine: &Engine
         Purpose::Validate { repeat: 1 } => format!("validating {tasks}"),
         Purpose::Validate { repeat } => format!("validating {tasks}, {repeat} times each"),
     };
+    let at_once = match options.concurrency {
+        Some(most) => format!("at most {most} at once"),
+        None => "as many at once as it has room for".to_owned(),
+    };
     session.printer.progress(&format!(
-        "{doing} on {} {}, at most {} at once",
+        "{doing} on {} {}, {at_once}",
         escape::line(&engine.kind),
         escape::line(&engine.version),
-        options.concurrency,
     ));
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use forge_api::waiting::WaitingList;
 use forge_core::RunId;
+use forge_orchestrator::RunLayout;
 use forge_store::{AttemptFilter, AttemptRecord, RunKind, RunRecord, Store};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -27,6 +29,8 @@ struct Entry {
     difficulty: &'static str,
     state: &'static str,
     reason: Option<&'static str>,
+    /// How many start before it, and why it does not start now.
+    waiting: Option<Waiting>,
     phase: Option<&'static str>,
     created_at: Timestamp,
     started_at: Option<Timestamp>,
@@ -36,6 +40,28 @@ struct Entry {
     run_short: String,
     #[serde(skip)]
     style: Style,
+}
+
+/// What an attempt waits for.
+#[derive(Debug, Serialize)]
+struct Waiting {
+    position: u64,
+    reason: String,
+}
+
+/// What each attempt of a run waits for, by its name.
+async fn waiting(run: &RunRecord) -> HashMap<String, Waiting> {
+    let file = RunLayout::at(run.out_directory.clone()).waiting();
+    // Nothing waits, or the run ended meanwhile, or its folder is gone.
+    let Ok(bytes) = tokio::fs::read(&file).await else {
+        return HashMap::new();
+    };
+    let list: WaitingList = serde_json::from_slice(&bytes).unwrap_or_default();
+    let attempts = list.attempts.into_iter().map(|attempt| {
+        let (position, reason) = (attempt.position, attempt.reason);
+        (attempt.id, Waiting { position, reason })
+    });
+    attempts.collect()
 }
 
 pub(super) async fn carry_out(
@@ -78,6 +104,7 @@ async fn entries(store: &Store, arguments: &PsArguments) -> Result<Vec<Entry>, C
         ..AttemptFilter::default()
     };
     let mut runs: HashMap<RunId, RunRecord> = HashMap::new();
+    let mut lists: HashMap<RunId, HashMap<String, Waiting>> = HashMap::new();
     let mut entries = Vec::new();
     for attempt in store.attempts(&filter).await? {
         let run = match runs.get(&attempt.run) {
@@ -85,12 +112,19 @@ async fn entries(store: &Store, arguments: &PsArguments) -> Result<Vec<Entry>, C
             None => store.run(&attempt.run).await?,
         };
         let standing = Standing::of(&attempt, &run);
+        let is_live = matches!(standing, Standing::Live(_));
+        if is_live && !lists.contains_key(&run.id) {
+            lists.insert(run.id, waiting(&run).await);
+        }
+        let list = lists.get_mut(&run.id).filter(|_| is_live);
+        let waits = list.and_then(|list| list.remove(attempt.id.as_str()));
         let phase = match standing {
             Standing::Live(_) => recorded::current_phase(&store.phases(&attempt.id).await?),
             Standing::Lost | Standing::Ended(_) => None,
         };
         entries.push(Entry {
             phase: phase.map(|phase| phase.as_str()),
+            waiting: waits,
             ..entry(attempt, &run, standing)
         });
         runs.insert(run.id, run);
@@ -110,6 +144,7 @@ fn entry(attempt: AttemptRecord, run: &RunRecord, standing: Standing) -> Entry {
         difficulty: attempt.difficulty.as_str(),
         state: standing.as_str(),
         reason: reason.map(|reason| reason.as_str()),
+        waiting: None,
         phase: None,
         created_at: attempt.created_at,
         started_at: attempt.started_at,
@@ -142,7 +177,12 @@ fn table(entries: &[Entry], now: Timestamp) -> Table {
             Cell::from(entry.phase.unwrap_or_default()),
             Cell::from(took),
             Cell::from(units::instant(entry.started_at.unwrap_or(entry.created_at))),
-            Cell::from(entry.reason.unwrap_or_default()),
+            Cell::from(match (&entry.waiting, entry.reason) {
+                (Some(waiting), _) => {
+                    format!("waits, number {}: {}", waiting.position, waiting.reason)
+                }
+                (None, reason) => reason.unwrap_or_default().to_owned(),
+            }),
         ]);
     }
     table

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use forge_config::{Configuration, DiskSettings, Group, QuotaChoice, RegistrySettings, parse};
+use forge_config::{
+    CapacitySettings, Configuration, DiskSettings, Group, QuotaChoice, RegistrySettings,
+    RetrySettings, parse,
+};
 use forge_core::limits::MEBIBYTE;
 use forge_core::{DiskQuota, LimitCeiling, NetworkLevel};
 
@@ -150,6 +153,34 @@ own_cores = false
     assert!(!read.images.allows("elsewhere/x"));
     assert_eq!(read.hardening.runtime.as_deref(), Some("runsc"));
     assert!(!read.hardening.own_cores);
+}
+
+#[test]
+fn capacity_and_retries_are_read() {
+    let read = read(
+        r#"
+[capacity]
+cpu_ratio = 2.5
+memory_reserve_mb = 512
+disk_reserve_gb = 0.5
+[retry]
+attempts = 5
+longest_pause_seconds = 10
+"#,
+    );
+    let capacity = CapacitySettings {
+        cpu_permille: Some(2500),
+        memory_reserve_bytes: Some(512 << 20),
+        disk_reserve_bytes: Some(512 << 20),
+        ..CapacitySettings::default()
+    };
+    assert_eq!(read.capacity, capacity);
+    let retry = RetrySettings {
+        attempts: 5,
+        longest_pause: Duration::from_secs(10),
+        ..RetrySettings::default()
+    };
+    assert_eq!(read.retry, retry);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use forge_core::sandbox::{TESTS, WORKSPACE};
 use forge_core::task::{SourceTree, VerifyContainer};
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 
 use super::Attempt;
 use crate::archive::{self, Member};
+use crate::context::Up;
 use crate::{attestation, failure};
 
 /// Bounds on what an author's folders may hold; the loader of task directories has smaller ones.
@@ -225,12 +227,16 @@ impl Attempt<'_> {
         };
         self.intend(ObjectKind::Container, &id).await?;
         self.sandboxes.push(id.clone());
+        let began = Instant::now();
         let sandbox = self
             .context
             .engine
             .create(&spec, image, &fresh_secret())
             .await;
         let sandbox = sandbox.map_err(|error| engine_failure(&error))?;
+        // Nobody waits for it any more when the run is over.
+        let (number, took) = (self.job.number, began.elapsed());
+        self.context.ups.send(Up { number, took }).ok();
         self.made(ObjectKind::Container, &id).await;
         self.current = Some(Arc::clone(&sandbox));
         // The report shows the sandbox in which solve runs; all of them are checked.

@@ -96,6 +96,14 @@ pub(crate) async fn cancelled(context: &Context, job: &Job) -> TaskReport {
         .await
 }
 
+/// The report of a job that can never start, and why.
+pub(crate) async fn refused(context: &Context, job: &Job, why: String) -> TaskReport {
+    let outcome = Outcome::Failed(Failure::new(Reason::NotPermitted, why));
+    Attempt::new(context, job, 0, Timestamp::now())
+        .finish(outcome)
+        .await
+}
+
 /// The report of a job whose task panicked; whatever it may have made is removed.
 pub(crate) async fn broken(context: &Context, job: &Job) -> TaskReport {
     let message = "a fault of swe-forge itself ended the attempt; see the log";
@@ -137,7 +145,7 @@ impl<'a> Attempt<'a> {
                 owner: context.owner.clone(),
                 run: context.run,
                 task: task.id.clone(),
-                attempt: forge_core::Attempt(1),
+                attempt: job.attempt,
                 difficulty: task.difficulty,
                 created_at: now,
                 expires_at,
@@ -188,14 +196,10 @@ impl<'a> Attempt<'a> {
 
     /// From the outcome on: final state, clean-up, report.
     async fn finish(mut self, outcome: Outcome) -> TaskReport {
-        let (context, id) = (self.context, self.job.id.clone());
         let outcome = self.mask.outcome(outcome);
         let (outcome, ended_at) = self.end(outcome).await;
         let cleanup_ended_at = self.clean_up(&outcome).await;
-        let report = self.report(&outcome, ended_at, cleanup_ended_at);
-        let ended = Box::new(report.clone());
-        context.events.send(RunEvent::Ended { id, report: ended });
-        report
+        self.report(&outcome, ended_at, cleanup_ended_at)
     }
 
     fn task(&self) -> &'a Task {
@@ -506,6 +510,7 @@ impl<'a> Attempt<'a> {
             attestation: self.attestation.map(|(_, attestation)| attestation),
             artifacts: self.artifacts,
             notes,
+            earlier: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@
 mod gc;
 mod network;
 mod outcomes;
+mod retry;
 mod snapshot;
 mod support;
 mod validation;

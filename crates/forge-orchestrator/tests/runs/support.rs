@@ -9,10 +9,11 @@ use forge_core::{
     NetworkLevel, OwnerId, PhaseName, Reason, RunId, Task, TaskId,
 };
 use forge_engine::fake::{FakeEngine, FakeExec};
-use forge_orchestrator::run::Purpose;
+use forge_orchestrator::run::{CapacityOptions, Purpose};
 use forge_orchestrator::{
     Agent, Cancellation, EventSink, Operator, Orchestrator, RunOptions, RunSummary, SecretValue,
 };
+use forge_plan::retry::RetryPolicy;
 use forge_store::Store;
 use tempfile::TempDir;
 
@@ -144,13 +145,29 @@ impl Bench {
         &self,
         tasks: Vec<Task>,
         purpose: Purpose,
-        concurrency: u16,
+        concurrency: u32,
+    ) -> RunSummary {
+        let once = RetryPolicy {
+            attempts: 1,
+            ..RetryPolicy::default()
+        };
+        self.run_retrying(tasks, purpose, concurrency, once).await
+    }
+
+    pub(crate) async fn run_retrying(
+        &self,
+        tasks: Vec<Task>,
+        purpose: Purpose,
+        concurrency: u32,
+        retry: RetryPolicy,
     ) -> RunSummary {
         let tasks: Vec<Arc<Task>> = tasks.into_iter().map(Arc::new).collect();
         let options = RunOptions {
             run: RunId::from_uuid(uuid::Uuid::now_v7()),
             purpose,
-            concurrency,
+            concurrency: Some(concurrency),
+            capacity: CapacityOptions::default(),
+            retry,
             out: self.folder.path().join("out"),
             operator: Arc::new(self.operator.clone()),
             keep: false,

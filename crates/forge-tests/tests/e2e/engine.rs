@@ -304,6 +304,7 @@ fn an_engine_that_stops_in_mid_run_is_not_a_verdict() {
     let mut engine = Engine::start(&[]);
     engine.import_sleeper();
     let home = Home::on(&engine.address());
+    home.configure("[retry]\nattempts = 1\n");
     let mut run = start(&home, &sleeper(&home, &["/bin/sleep", "1000"], ""));
     wait_for_solve(&home, &mut run, "");
     engine.stop();
@@ -335,4 +336,30 @@ fn an_engine_that_stops_in_mid_run_is_not_a_verdict() {
     let attached = Command::new("losetup").arg("--all").output().unwrap();
     let attached = String::from_utf8(attached.stdout).unwrap();
     assert!(!attached.contains(&task.id), "{attached}");
+}
+
+#[test]
+fn an_engine_that_comes_back_costs_a_try_and_no_verdict() {
+    let mut engine = Engine::start(&[]);
+    engine.import_sleeper();
+    let home = Home::on(&engine.address());
+    home.configure("[retry]\nattempts = 10\nfirst_pause_seconds = 2\n");
+    let mut run = start(&home, &sleeper(&home, &["/bin/sleep", "5"], ""));
+    wait_for_solve(&home, &mut run, "");
+    engine.stop();
+    engine.start_again();
+    let output = run.wait_with_output().unwrap();
+    let report: forge_api::report::Report = serde_json::from_slice(&output.stdout).unwrap();
+    let task = &report.tasks[0];
+    assert_eq!(task.state, StateName::Completed, "{task:#?}");
+    assert!(!task.earlier.is_empty(), "{task:#?}");
+    assert_eq!(output.status.code(), Some(0));
+    let listed = home.output(&["ps", "--all", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let tries = 1 + task.earlier.len();
+    assert_eq!(listed.as_array().map(Vec::len), Some(tries), "{listed:#}");
+    // What the engine could not be asked to remove of the first.
+    let collected = home.output(&["gc"]);
+    assert!(collected.status.success(), "{collected:?}");
+    home.assert_nothing_left();
 }

@@ -16,6 +16,7 @@ mod examples;
 mod interrupt;
 mod network;
 mod output;
+mod queue;
 mod record;
 mod registries;
 mod sealed;
