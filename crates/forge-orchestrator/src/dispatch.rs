@@ -255,10 +255,10 @@ impl<'c> Loop<'c> {
             return;
         }
         let file = self.context.layout.waiting();
-        if let Err(error) = write_whole(&file, &waiting).await {
-            tracing::debug!(%error, "what waits could not be written down");
+        match write_whole(&file, &waiting).await {
+            Ok(()) => self.told = waiting,
+            Err(error) => tracing::debug!(%error, "what waits could not be written down"),
         }
-        self.told = waiting;
     }
 
     /// Starts one try as a task of its own, so that tries use every core; a panic in it is an
@@ -366,6 +366,10 @@ impl<'c> Loop<'c> {
 /// Readers see the old one or the new one, never a part.
 async fn write_whole(file: &Path, waiting: &WaitingList) -> io::Result<()> {
     let bytes = serde_json::to_vec(waiting)?;
+    // Nothing else of the run may have been written yet.
+    if let Some(folder) = file.parent() {
+        tokio::fs::create_dir_all(folder).await?;
+    }
     let part = file.with_extension("json.part");
     tokio::fs::write(&part, bytes).await?;
     tokio::fs::rename(&part, file).await

@@ -333,6 +333,7 @@ fn finds(document: &Document, now: Timestamp) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use forge_registries::Standing;
 
     #[test]
     fn the_proxys_rules_decide_what_an_address_needs() {
