@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use forge_config::{Configuration, Group, ImageSettings, SecretValue};
-use forge_core::task::Language;
 use forge_core::{EgressPolicy, Failure, ImageChoice, NetworkLevel, PhaseName, Reason, Task};
 use forge_egress::addresses;
 use forge_orchestrator::Operator;
@@ -63,6 +62,19 @@ impl Rules {
                 error.with_causes()
             );
             session.printer.remark(Style::Warning, "warning", &text);
+        }
+        for group in &groups {
+            let hosts = refreshed
+                .book
+                .closed_hosts(*group, &configuration.network, standing);
+            if let Some(host) = hosts.first() {
+                let text = format!(
+                    "{host}, which serves {group}, is at addresses that are not public and that \
+                     nothing opens: packages from it cannot be installed; `swe-forge registries \
+                     refresh --accept-addresses` opens them"
+                );
+                session.printer.remark(Style::Warning, "warning", &text);
+            }
         }
         let rules = Self {
             configuration,
@@ -148,30 +160,6 @@ pub(crate) fn standing(address: IpAddr) -> Standing {
     }
 }
 
-impl Rules {
-    /// Why a task would be let out to less than its level is for: its registry is known, and nothing
-    /// opens the addresses that it has.
-    fn closed_registry(&self, task: &Task) -> Option<String> {
-        let language = language_of(&task.image);
-        let groups = groups_for(language).iter().copied();
-        let own = groups.filter(|group| match language {
-            Language::Multi => *group != Group::Apt,
-            _ => Some(group) == groups_for(language).first(),
-        });
-        let network = &self.configuration.network;
-        let mut closed = own.flat_map(|group| {
-            let hosts = self.book.closed_hosts(group, network, standing);
-            hosts.into_iter().map(move |host| (group, host))
-        });
-        let (group, host) = closed.next()?;
-        Some(format!(
-            "{host}, which serves {group}, is at addresses that are not public and that nothing \
-             opens; `swe-forge registries` shows them, and `swe-forge registries refresh \
-             --accept-addresses` opens them"
-        ))
-    }
-}
-
 impl Operator for Rules {
     fn permit(&self, task: &Task) -> Result<(), Failure> {
         match refusal(&self.configuration.images, &task.image) {
@@ -191,24 +179,13 @@ impl Operator for Rules {
             },
             &self.configuration,
         );
-        let policy = policy.map_err(|error| {
+        policy.map_err(|error| {
             let reason = match error {
                 PolicyError::AboveCeiling { .. } => Reason::NotPermitted,
                 PolicyError::NoRegistry { .. } => Reason::NetworkPolicyUnavailable,
             };
             Failure::new(reason, format!("{phase}: {error}; {}", error.hint()))
-        })?;
-        let needs_registry = matches!(
-            policy.level,
-            NetworkLevel::PackageOnly | NetworkLevel::LimitedWeb
-        );
-        match self.closed_registry(task).filter(|_| needs_registry) {
-            None => Ok(policy),
-            Some(why) => Err(Failure::new(
-                Reason::NetworkPolicyUnavailable,
-                format!("{phase}: {why}"),
-            )),
-        }
+        })
     }
 
     fn environment(&self, level: NetworkLevel) -> Vec<(String, String)> {
@@ -242,6 +219,7 @@ impl Operator for Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use forge_core::task::Language;
 
     #[test]
     fn a_digest_is_required_of_images_that_a_task_names_and_of_no_language() {
