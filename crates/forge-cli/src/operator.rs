@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use forge_config::{Configuration, Group, ImageSettings, SecretValue};
-use forge_core::{EgressPolicy, Failure, ImageChoice, NetworkLevel, PhaseName, Reason, Task};
+use forge_core::{
+    CleanupBounds, EgressPolicy, Failure, ImageChoice, NetworkLevel, PhaseName, Reason, Task,
+};
 use forge_egress::addresses;
 use forge_orchestrator::Operator;
 use forge_registries::{
@@ -209,6 +211,10 @@ impl Operator for Rules {
 
     fn runtime(&self) -> Option<String> {
         self.configuration.hardening.runtime.clone()
+    }
+
+    fn cleanup_bounds(&self) -> CleanupBounds {
+        self.configuration.cleanup.bounds
     }
 
     fn own_cores(&self) -> bool {

@@ -21,7 +21,7 @@ pub mod usage;
 pub mod verdict;
 
 pub use attestation::Attestation;
-pub use cleanup::CleanupPolicy;
+pub use cleanup::{CleanupBounds, CleanupPolicy};
 pub use difficulty::Difficulty;
 pub use egress::{
     AddressException, AddressRange, AllowedHost, DenialReason, EgressPolicy, SandboxNetwork,

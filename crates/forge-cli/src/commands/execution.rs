@@ -43,7 +43,7 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
     let configuration = session.configuration().await?;
     let capacity = capacity(&configuration, request.execution.jobs);
     let retry = retry(&configuration);
-    let tasks = tasks::load_all_good(request.directories, configuration.limits).await?;
+    let tasks = tasks::load_all_good(request.directories, &configuration).await?;
     let out = make_out_folder(request.execution.out).await?;
     let store = session.record().await?;
     let known = tasks.iter().map(|task| &**task);

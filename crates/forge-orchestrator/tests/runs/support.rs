@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use forge_core::task::{NetworkPolicy, Solution, SourceTree, VerifyContainer};
 use forge_core::{
-    CleanupPolicy, CommandLine, Difficulty, EgressPolicy, ExecRequest, Failure, ImageChoice,
-    NetworkLevel, OwnerId, PhaseName, Reason, RunId, Task, TaskId,
+    CleanupBounds, CleanupPolicy, CommandLine, Difficulty, EgressPolicy, ExecRequest, Failure,
+    ImageChoice, NetworkLevel, OwnerId, PhaseName, Reason, RunId, Task, TaskId,
 };
 use forge_engine::fake::{FakeEngine, FakeExec};
 use forge_orchestrator::run::{CapacityOptions, Purpose};
@@ -66,6 +66,10 @@ impl Operator for Rules {
 
     fn runtime(&self) -> Option<String> {
         None
+    }
+
+    fn cleanup_bounds(&self) -> CleanupBounds {
+        CleanupBounds::default()
     }
 
     fn own_cores(&self) -> bool {
