@@ -213,6 +213,7 @@ impl Orchestrator {
             arguments: options.arguments.clone(),
             engine: engine.kind.clone(),
             engine_version: engine.version.clone(),
+            plan: String::new(),
         };
         Ok(self.store.begin_run(&run).await?)
     }

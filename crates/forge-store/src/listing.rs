@@ -2,8 +2,8 @@
 //!
 //! A listing first chooses the ids of one page from an index alone, then reads only those rows.
 
-use forge_core::SandboxId;
 use forge_core::life_cycle::StateName;
+use forge_core::{RunId, SandboxId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
@@ -20,6 +20,10 @@ const CANDIDATES: u32 = 20;
 
 /// The states of attempts that have not ended.
 const LIVE: [StateName; 3] = [StateName::Pending, StateName::Creating, StateName::Running];
+
+/// The attempts of a run, as they come from an index: nothing is sorted.
+pub(crate) const IN_ORDER: &str = "SELECT attempts.*, ?2 AS run FROM attempts INDEXED BY attempts_in_order \
+     WHERE run_id = ?1 ORDER BY id";
 
 /// Sorts after every text that begins alike: no id holds this character.
 const LAST: char = '\u{10ffff}';
@@ -38,6 +42,23 @@ impl Store {
             let attempts = connection
                 .prepare_cached(&listing.sql)?
                 .query_map(params_from_iter(listing.parameters), record)?
+                .collect::<Result<_, _>>()?;
+            Ok(attempts)
+        })
+        .await
+    }
+
+    /// The attempts of a run in the order they were recorded.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such run.
+    pub async fn attempts_of(&self, run: &RunId) -> Result<Vec<AttemptRecord>, StoreError> {
+        let run = *run;
+        self.read("list the attempts of a run", move |connection| {
+            let id = runs::row_id(connection, &run)?;
+            let attempts = connection
+                .prepare_cached(IN_ORDER)?
+                .query_map((id, run.to_string()), record)?
                 .collect::<Result<_, _>>()?;
             Ok(attempts)
         })
@@ -125,7 +146,8 @@ fn index(filter: &AttemptFilter, by_state: bool) -> &'static str {
         .is_some_and(|prefix| !prefix.is_empty());
     match (filter.run.is_some(), by_state, by_task) {
         (true, true, _) => "INDEXED BY attempts_by_run_and_state",
-        (true, false, _) => "INDEXED BY attempts_by_run",
+        (true, false, true) => "INDEXED BY attempts_by_run",
+        (true, false, false) => "INDEXED BY attempts_in_order",
         (false, true, _) => "INDEXED BY attempts_by_state",
         (false, false, true) => "INDEXED BY attempts_by_task",
         // By id.

@@ -8,7 +8,7 @@ use crate::errors::StoreError;
 use crate::fault::{Fault, Outcome};
 use crate::records::{NewRun, RunRecord};
 use crate::store::Store;
-use crate::values::{self, Json};
+use crate::values::{self, Count, Json};
 
 impl Store {
     /// Records a run that begins.
@@ -83,9 +83,9 @@ fn insert(connection: &Connection, run: &NewRun) -> Outcome<()> {
     connection
         .prepare_cached(
             "INSERT INTO runs (uuid, kind, agent, created_at, out_directory, holder, arguments, \
-                               engine, engine_version) \
+                               engine, engine_version, renewed_at) \
              VALUES (:uuid, :kind, :agent, :created_at, :out_directory, :holder, :arguments, \
-                     :engine, :engine_version)",
+                     :engine, :engine_version, :created_at)",
         )?
         .execute(named_params! {
             ":uuid": run.id.to_string(),
@@ -98,6 +98,9 @@ fn insert(connection: &Connection, run: &NewRun) -> Outcome<()> {
             ":engine": run.engine,
             ":engine_version": run.engine_version,
         })?;
+    connection
+        .prepare_cached("INSERT INTO plans (run_id, plan) VALUES (?1, ?2)")?
+        .execute((connection.last_insert_rowid(), &run.plan))?;
     Ok(())
 }
 
@@ -108,7 +111,10 @@ pub(crate) fn select(
     parameters: impl Params,
 ) -> Outcome<Vec<RunRecord>> {
     let runs = connection
-        .prepare_cached(&format!("SELECT * FROM runs {condition}"))?
+        .prepare_cached(&format!(
+            "SELECT runs.*, coalesce(plans.plan, '') AS plan FROM runs \
+             LEFT JOIN plans ON plans.run_id = runs.id {condition}"
+        ))?
         .query_map(parameters, record)?
         .collect::<Result<_, _>>()?;
     Ok(runs)
@@ -126,6 +132,10 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         arguments: row.get::<_, Json<_>>("arguments")?.0,
         engine: row.get("engine")?,
         engine_version: row.get("engine_version")?,
+        plan: row.get("plan")?,
+        epoch: row.get::<_, Count>("epoch")?.0,
+        renewed_at: values::optional_at(row, "renewed_at")?,
+        files_removed_at: values::optional_at(row, "files_removed_at")?,
     })
 }
 

@@ -142,6 +142,7 @@ async fn the_record_of_a_run_whose_orchestrator_died_is_settled_once_nothing_is_
         arguments: Vec::new(),
         engine: "fake".to_owned(),
         engine_version: "1".to_owned(),
+        plan: String::new(),
     };
     bench.store.begin_run(&new_run).await.unwrap();
     let task = bench.task("orphan");

@@ -32,6 +32,10 @@ async fn a_run_reads_as_it_was_written() {
         arguments: run.arguments,
         engine: run.engine,
         engine_version: run.engine_version,
+        plan: run.plan,
+        epoch: 1,
+        renewed_at: Some(run.created_at),
+        files_removed_at: None,
     };
     assert_eq!(store.run(&run.id).await.unwrap(), expected);
     assert_eq!(store.unfinished_runs().await.unwrap(), [expected.clone()]);
