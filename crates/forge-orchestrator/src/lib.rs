@@ -24,14 +24,18 @@ pub mod junit;
 pub mod layout;
 pub mod operator;
 mod phase;
+mod phase_log;
 mod placement;
+pub mod plan;
 mod redact;
 pub mod report;
 pub mod run;
+mod standing;
 
 pub use agent::Agent;
 pub use context::Cancellation;
 pub use events::{EventSink, RunEvent};
 pub use layout::RunLayout;
 pub use operator::{Operator, SecretValue};
+pub use plan::RunPlan;
 pub use run::{Orchestrator, RunError, RunOptions, RunSummary};

@@ -225,7 +225,7 @@ impl Drop for Home {
             self.assert_nothing_left();
         } else {
             // A failed test must not leave its objects to the next.
-            drop(self.command(&["gc"]).output());
+            drop(self.command(&["gc", "--interrupted"]).output());
         }
     }
 }
