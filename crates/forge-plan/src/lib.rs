@@ -11,6 +11,7 @@ pub mod judge;
 pub mod placement;
 pub mod queue;
 pub mod reaper;
+pub mod retention;
 pub mod retry;
 pub mod starts;
 pub mod validation;
