@@ -75,7 +75,15 @@ fn what_a_killed_orchestrator_leaves_is_found_and_removed() {
         .map(|each| each["kind"].as_str().unwrap())
         .collect();
     assert_eq!(kinds, ["container", "volume", "volume"], "{found:#}");
-    let collected = home.output(&["gc"]);
+    // As long as somebody may go on with the run it is kept for that.
+    let kept = home.output(&["gc"]);
+    let said = String::from_utf8_lossy(&kept.stderr).into_owned();
+    assert!(kept.status.success(), "{said}");
+    for part in ["3 objects of the interrupted run", "1 attempt", "--resume"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(home.objects(), found);
+    let collected = home.output(&["gc", "--interrupted"]);
     assert!(
         collected.status.success(),
         "{}",
@@ -91,5 +99,5 @@ fn a_second_interrupt_is_immediate() {
     signal(&child, Signal::SIGINT);
     let code = child.wait().unwrap().code();
     assert_eq!(code, Some(130));
-    assert!(home.output(&["gc"]).status.success());
+    assert!(home.output(&["gc", "--interrupted"]).status.success());
 }
