@@ -10,6 +10,7 @@ use forge_core::{
 };
 use forge_egress::addresses;
 use forge_orchestrator::Operator;
+use forge_plan::retention::RetentionPolicy;
 use forge_registries::{
     DiscoverError, Known, PolicyError, Refresh, RegistryBook, Standing, client_environment,
     groups_for, isolated_environment, language_of, policy_for,
@@ -111,6 +112,16 @@ impl Rules {
             cargo_config: forge_registries::cargo_config(&self.book),
             ..engine_settings(&self.configuration)
         }
+    }
+}
+
+/// How long the configuration keeps what outlives runs.
+pub(crate) fn retention(configuration: &Configuration) -> RetentionPolicy {
+    let cleanup = &configuration.cleanup;
+    RetentionPolicy {
+        log_days: cleanup.bounds.log_retention_days,
+        image_days: cleanup.images_retention_days,
+        budget_bytes: cleanup.budget_bytes,
     }
 }
 

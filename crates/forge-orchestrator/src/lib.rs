@@ -3,7 +3,8 @@
 //! * [`run`]: a whole run, from the queue to the report.
 //! * [`attempt`]: the way of one task through its life cycle.
 //! * [`phase`]: one phase: its command, its deadline, its log.
-//! * [`gc`]: what dead orchestrators left on an engine.
+//! * [`gc`]: what dead orchestrators left on an engine; [`settle`]: what they left in the record.
+//! * [`janitor`]: what outlives runs, as long as it shall and no longer.
 //!
 //! The binary embeds this crate; it knows engines only by their trait.
 
@@ -11,7 +12,7 @@ pub mod agent;
 mod archive;
 mod attempt;
 mod attestation;
-mod cleanup;
+pub mod cleanup;
 pub mod collect;
 mod context;
 mod dispatch;
@@ -20,6 +21,7 @@ pub mod failure;
 pub mod gc;
 pub mod holder;
 mod host;
+pub mod janitor;
 pub mod junit;
 pub mod layout;
 pub mod operator;
@@ -29,7 +31,9 @@ mod placement;
 pub mod plan;
 mod redact;
 pub mod report;
+pub mod results;
 pub mod run;
+pub mod settle;
 mod standing;
 
 pub use agent::Agent;

@@ -12,6 +12,7 @@ pub mod lease;
 pub mod placement;
 pub mod queue;
 pub mod reaper;
+pub mod retention;
 pub mod retry;
 pub mod starts;
 pub mod validation;

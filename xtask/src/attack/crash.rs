@@ -1,4 +1,4 @@
-//! The orchestrator killed at several moments: nothing opens, and `gc` removes everything.
+//! The orchestrator killed at several moments: nothing opens, and `gc --interrupted` removes everything.
 
 use std::path::PathBuf;
 use std::process::Child;

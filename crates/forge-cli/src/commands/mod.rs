@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod artifacts;
+mod cancel;
 mod check;
 mod completions;
 mod doctor;
@@ -14,6 +15,7 @@ mod prepared;
 mod ps;
 mod recorded;
 mod registries;
+mod release;
 mod resume;
 mod run;
 mod show;
@@ -45,6 +47,8 @@ pub(crate) async fn carry_out(session: Session, command: Command) -> Result<Exit
         Command::Show(arguments) => show::carry_out(session, arguments).await,
         Command::Logs(arguments) => logs::carry_out(session, arguments).await,
         Command::Artifacts(arguments) => artifacts::carry_out(session, arguments).await,
+        Command::Release(arguments) => release::carry_out(session, arguments).await,
+        Command::Cancel(arguments) => cancel::carry_out(session, arguments).await,
         Command::Gc(arguments) => gc::carry_out(session, arguments).await,
         Command::Completions(arguments) => completions::carry_out(session, arguments),
         Command::Man(arguments) => man::carry_out(session, arguments),
@@ -88,7 +92,11 @@ pub(crate) fn writes_json(command: &Command) -> bool {
         Command::Show(arguments) => arguments.output,
         Command::Artifacts(arguments) => arguments.output,
         Command::Gc(arguments) => arguments.output,
-        Command::Logs(_) | Command::Completions(_) | Command::Man(_) => return false,
+        Command::Logs(_)
+        | Command::Release(_)
+        | Command::Cancel(_)
+        | Command::Completions(_)
+        | Command::Man(_) => return false,
     };
     output.format == Format::Json
 }

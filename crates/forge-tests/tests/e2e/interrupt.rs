@@ -90,6 +90,14 @@ fn what_a_killed_orchestrator_leaves_is_found_and_removed() {
         .map(|each| each["kind"].as_str().unwrap())
         .collect();
     assert_eq!(kinds, ["container", "volume", "volume"], "{found:#}");
+    // As long as somebody may go on with the run it is kept for that.
+    let kept = home.output(&["gc"]);
+    let said = String::from_utf8_lossy(&kept.stderr).into_owned();
+    assert!(kept.status.success(), "{said}");
+    for part in ["3 objects of the interrupted run", "1 attempt", "--resume"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(home.objects(), found);
     let collected = home.output(&["gc", "--interrupted"]);
     assert!(
         collected.status.success(),

@@ -190,7 +190,7 @@ impl Home {
 
     /// Objects on the engine that this home made, whatever became of its processes.
     pub(crate) fn objects(&self) -> serde_json::Value {
-        let output = self.output(&["gc", "--dry-run", "--format", "json"]);
+        let output = self.output(&["gc", "--dry-run", "--interrupted", "--format", "json"]);
         assert!(
             output.status.success(),
             "{}",
