@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use forge_core::life_cycle::StateName;
 use forge_core::{Outcome, PhaseName, RunId};
-use forge_orchestrator::{RunLayout, holder};
+use forge_orchestrator::{Agent, RunLayout, holder};
 use forge_plan::reaper::Holder;
-use forge_store::{AttemptRecord, PhaseRecord, RunRecord, Store};
+use forge_store::{AttemptRecord, RunKind, RunRecord, Store};
 
 use crate::error::CliError;
 use crate::style::Style;
@@ -28,11 +28,17 @@ pub(super) enum Standing {
 impl Standing {
     /// Where `attempt` of `run` is.
     pub(super) fn of(attempt: &AttemptRecord, run: &RunRecord) -> Self {
+        // Who drives the run matters, and is looked up, only while the attempt has not ended.
+        Self::within(attempt, attempt.outcome().is_none() && is_abandoned(run))
+    }
+
+    /// Where `attempt` of a run is that somebody drives or nobody.
+    pub(super) fn within(attempt: &AttemptRecord, is_abandoned: bool) -> Self {
         match attempt.outcome() {
             Some(Outcome::Completed) => Self::Ended(StateName::Completed),
             Some(Outcome::Failed(_)) => Self::Ended(StateName::Failed),
             Some(Outcome::Timeout(_)) => Self::Ended(StateName::Timeout),
-            None if is_abandoned(run) => Self::Lost,
+            None if is_abandoned => Self::Lost,
             None => Self::Live(attempt.state.name()),
         }
     }
@@ -60,12 +66,12 @@ pub(super) fn is_abandoned(run: &RunRecord) -> bool {
     run.ended_at.is_some() || holder::look_up(&run.holder) == Holder::Dead
 }
 
-/// The phase that an attempt is in.
-pub(super) fn current_phase(phases: &[PhaseRecord]) -> Option<PhaseName> {
-    phases
-        .iter()
-        .find(|phase| phase.end.is_none())
-        .map(|phase| phase.phase)
+/// The agent of `attempt` of `run`.
+pub(super) fn agent<'a>(attempt: &AttemptRecord, run: &'a RunRecord) -> &'a str {
+    match run.kind {
+        RunKind::Run => &run.agent,
+        RunKind::Validate => Agent::in_turn(attempt.repetition).name(),
+    }
 }
 
 /// Where the log of `phase` is, or will be.
@@ -78,12 +84,12 @@ pub(super) async fn find_run(store: &Store, text: &str) -> Result<RunId, CliErro
     if let Ok(id) = text.parse::<RunId>() {
         return Ok(store.run(&id).await?.id);
     }
-    let runs = store.runs(RUNS_SEARCHED).await?;
+    let runs = store.run_ids(RUNS_SEARCHED).await?;
     let meant = |id: &RunId| {
         let id = id.to_string();
         id.starts_with(text) || id.ends_with(text)
     };
-    let mut found = runs.into_iter().map(|run| run.id).filter(meant);
+    let mut found = runs.into_iter().filter(meant);
     match (found.next(), found.next()) {
         (Some(id), None) if !text.is_empty() => Ok(id),
         (None, _) => Err(CliError::input(format!("no run '{text}' is recorded"))),
