@@ -442,7 +442,7 @@ pub struct PsArguments {
     /// Only attempts of this run: its id, or the beginning or end of it
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
-    /// At most so many, newest first
+    /// At most so many, newest first; those that wait come last and in their order
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     pub limit: u32,
     /// Output.

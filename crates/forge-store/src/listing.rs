@@ -65,6 +65,31 @@ impl Store {
         .await
     }
 
+    /// The first `limit` attempts that are `PENDING`, of one run or of all, in the order they were
+    /// recorded.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the run is not recorded.
+    pub async fn pending(
+        &self,
+        run: Option<&RunId>,
+        limit: u32,
+    ) -> Result<Vec<AttemptRecord>, StoreError> {
+        let run = run.copied();
+        self.read("list attempts that wait", move |connection| {
+            let mut parameters: Vec<Value> = vec![limit.into()];
+            if let Some(run) = run {
+                parameters.push(runs::row_id(connection, &run)?.into());
+            }
+            let attempts = connection
+                .prepare_cached(&waiting(run.is_some()))?
+                .query_map(params_from_iter(parameters), record)?
+                .collect::<Result<_, _>>()?;
+            Ok(attempts)
+        })
+        .await
+    }
+
     /// The attempt a person means by `text`: its id; or else the latest attempt of the task of that
     /// name; or else the only attempt whose id begins so.
     ///
@@ -135,6 +160,22 @@ impl Listing {
             parameters,
         }))
     }
+}
+
+/// The first attempts that wait: the state is written out, since the index holds that state only.
+pub(crate) fn waiting(of_one_run: bool) -> String {
+    let condition = match of_one_run {
+        true => "AND run_id = ?2",
+        false => "",
+    };
+    format!(
+        "SELECT attempts.*, runs.uuid AS run \
+         FROM (SELECT id FROM attempts INDEXED BY attempts_waiting \
+               WHERE state = 'PENDING' {condition} ORDER BY id LIMIT ?1) AS page \
+         CROSS JOIN attempts ON attempts.id = page.id \
+         CROSS JOIN runs ON runs.id = attempts.run_id \
+         ORDER BY page.id"
+    )
 }
 
 /// The index that answers a filter alone. Named, because SQLite does not know how the values are

@@ -60,7 +60,8 @@ pub struct NewRun {
     pub engine: String,
     /// Version of the engine.
     pub engine_version: String,
-    /// What the run was asked for, as JSON that means something to the caller only.
+    /// What the run was asked for, as JSON that means something to the caller only; it may be large,
+    /// and is read by [`Store::plan`](crate::Store::plan) alone.
     pub plan: String,
 }
 
@@ -87,9 +88,6 @@ pub struct RunRecord {
     pub engine: String,
     /// Version of the engine.
     pub engine_version: String,
-    /// What the run was asked for, as JSON that means something to the caller only; empty for runs
-    /// that an older version recorded.
-    pub plan: String,
     /// How often the run got a holder; the process that began it is the first.
     pub epoch: u64,
     /// The last sign of life of its holder; `None` for runs that an older version recorded.

@@ -52,6 +52,39 @@ impl Store {
         .await
     }
 
+    /// The ids of the latest `limit` runs, newest first.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says about reading.
+    pub async fn run_ids(&self, limit: u32) -> Result<Vec<RunId>, StoreError> {
+        self.read("list runs", move |connection| {
+            let ids = connection
+                .prepare_cached("SELECT uuid FROM runs ORDER BY created_at DESC, id DESC LIMIT ?1")?
+                .query_map([limit], |row| values::name(row, "uuid"))?
+                .collect::<Result<_, _>>()?;
+            Ok(ids)
+        })
+        .await
+    }
+
+    /// What a run was asked for, as its [`NewRun::plan`]; empty for a run that an older version
+    /// recorded.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such run.
+    pub async fn plan(&self, run: &RunId) -> Result<String, StoreError> {
+        let run = *run;
+        self.read("read the plan of a run", move |connection| {
+            let id = row_id(connection, &run)?;
+            let plan = connection
+                .prepare_cached("SELECT plan FROM plans WHERE run_id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()?;
+            Ok(plan.unwrap_or_default())
+        })
+        .await
+    }
+
     /// Runs without an end, newest first: those under way, and those whose process died.
     ///
     /// # Errors
@@ -111,10 +144,7 @@ pub(crate) fn select(
     parameters: impl Params,
 ) -> Outcome<Vec<RunRecord>> {
     let runs = connection
-        .prepare_cached(&format!(
-            "SELECT runs.*, coalesce(plans.plan, '') AS plan FROM runs \
-             LEFT JOIN plans ON plans.run_id = runs.id {condition}"
-        ))?
+        .prepare_cached(&format!("SELECT * FROM runs {condition}"))?
         .query_map(parameters, record)?
         .collect::<Result<_, _>>()?;
     Ok(runs)
@@ -132,7 +162,6 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         arguments: row.get::<_, Json<_>>("arguments")?.0,
         engine: row.get("engine")?,
         engine_version: row.get("engine_version")?,
-        plan: row.get("plan")?,
         epoch: row.get::<_, Count>("epoch")?.0,
         renewed_at: values::optional_at(row, "renewed_at")?,
         files_removed_at: values::optional_at(row, "files_removed_at")?,

@@ -13,6 +13,7 @@ use crate::values::unreadable;
 pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001.sql"),
     include_str!("../migrations/0002.sql"),
+    include_str!("../migrations/0003.sql"),
 ];
 
 /// `PRAGMA application_id` of our files, set by the first migration: "swef".

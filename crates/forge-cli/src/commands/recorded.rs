@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use forge_core::life_cycle::StateName;
 use forge_core::{Outcome, PhaseName, RunId};
-use forge_orchestrator::{RunLayout, holder};
+use forge_orchestrator::{Agent, RunLayout, holder};
 use forge_plan::reaper::{Holder, RunState};
-use forge_store::{AttemptRecord, PhaseRecord, RunRecord, Store, StoreError};
+use forge_store::{AttemptRecord, RunKind, RunRecord, Store, StoreError};
 
 use crate::error::CliError;
 use crate::style::Style;
@@ -28,11 +28,17 @@ pub(super) enum Standing {
 impl Standing {
     /// Where `attempt` of `run` is.
     pub(super) fn of(attempt: &AttemptRecord, run: &RunRecord) -> Self {
+        // Who drives the run matters, and is looked up, only while the attempt has not ended.
+        Self::within(attempt, attempt.outcome().is_none() && is_abandoned(run))
+    }
+
+    /// Where `attempt` of a run is that somebody drives or nobody.
+    pub(super) fn within(attempt: &AttemptRecord, is_abandoned: bool) -> Self {
         match attempt.outcome() {
             Some(Outcome::Completed) => Self::Ended(StateName::Completed),
             Some(Outcome::Failed(_)) => Self::Ended(StateName::Failed),
             Some(Outcome::Timeout(_)) => Self::Ended(StateName::Timeout),
-            None if is_abandoned(run) => Self::Lost,
+            None if is_abandoned => Self::Lost,
             None => Self::Live(attempt.state.name()),
         }
     }
@@ -72,12 +78,12 @@ pub(super) fn how_to_go_on(run: &RunId) -> String {
     )
 }
 
-/// The phase that an attempt is in.
-pub(super) fn current_phase(phases: &[PhaseRecord]) -> Option<PhaseName> {
-    phases
-        .iter()
-        .find(|phase| phase.end.is_none())
-        .map(|phase| phase.phase)
+/// The agent of `attempt` of `run`.
+pub(super) fn agent<'a>(attempt: &AttemptRecord, run: &'a RunRecord) -> &'a str {
+    match run.kind {
+        RunKind::Run => &run.agent,
+        RunKind::Validate => Agent::in_turn(attempt.repetition).name(),
+    }
 }
 
 /// Where the log of `phase` is, or will be.
@@ -109,12 +115,12 @@ pub(super) async fn runs_like(store: &Store, text: &str) -> Result<Vec<RunId>, C
     if text.is_empty() {
         return Ok(Vec::new());
     }
-    let runs = store.runs(RUNS_SEARCHED).await?;
+    let runs = store.run_ids(RUNS_SEARCHED).await?;
     let meant = |id: &RunId| {
         let id = id.to_string();
         id.starts_with(text) || id.ends_with(text)
     };
-    Ok(runs.into_iter().map(|run| run.id).filter(meant).collect())
+    Ok(runs.into_iter().filter(meant).collect())
 }
 
 /// A name that leaves open which run or attempt is meant.

@@ -7,7 +7,7 @@ use forge_core::{SandboxId, State, TaskId};
 use rusqlite::{Connection, params_from_iter};
 
 use super::{Home, at, failure, new_attempt, new_run, run_id};
-use crate::listing::{IN_ORDER, Listing};
+use crate::listing::{IN_ORDER, Listing, waiting};
 use crate::{AttemptFilter, AttemptRecord, Store, StoreError};
 
 fn ids(attempts: &[AttemptRecord]) -> Vec<&str> {
@@ -282,6 +282,43 @@ async fn the_attempts_of_a_run_come_in_the_order_they_were_recorded_without_sort
         plan,
         "SEARCH attempts USING INDEX attempts_in_order (run_id=?)"
     );
+}
+
+#[tokio::test]
+async fn what_waits_comes_in_its_order_from_an_index_alone() {
+    let home = Home::new();
+    let store = some(&home).await;
+    let pending = async |run: Option<u128>, limit| {
+        let run = run.map(run_id);
+        let found = store.pending(run.as_ref(), limit).await.unwrap();
+        found
+            .into_iter()
+            .map(|attempt| attempt.id.to_string())
+            .collect::<Vec<_>>()
+    };
+    let all = ["alpha-00000001-1", "beta-2-00000001-1", "alpha-00000002-2"];
+    assert_eq!(pending(None, 9).await, all);
+    assert_eq!(pending(None, 2).await, all[..2]);
+    assert_eq!(pending(Some(2), 9).await, all[2..]);
+    let unknown = store.pending(Some(&run_id(3)), 9).await;
+    assert!(
+        matches!(unknown, Err(StoreError::NotFound { .. })),
+        "{unknown:?}"
+    );
+    let plans = store
+        .read("explain", |connection| {
+            let one = plan(connection, &waiting(true), vec![9.into(), 1.into()]);
+            Ok([plan(connection, &waiting(false), vec![9.into()]), one])
+        })
+        .await
+        .unwrap();
+    for plan in plans {
+        assert!(
+            plan.contains("SCAN attempts USING COVERING INDEX attempts_waiting"),
+            "{plan}"
+        );
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
 }
 
 #[tokio::test]
