@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod demo;
 mod engine;
+mod files;
 mod images;
 mod schemas;
 mod seccomp;
