@@ -11,7 +11,7 @@ use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSt
 use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
 use forge_core::sandbox::WORKSPACE;
 use forge_core::{
-    Attestation, ExecRequest, Profile, ResourceUsage, SandboxId, SandboxSpec, UserId,
+    Attestation, ExecRequest, Health, Profile, ResourceUsage, SandboxId, SandboxSpec, UserId,
 };
 use forge_engine::channel::{ChannelClient, ChannelIdentity, Connector, Download};
 use forge_engine::{
@@ -445,6 +445,10 @@ impl Sandbox for DockerSandbox {
 
     async fn usage(&self) -> Result<ResourceUsage, EngineError> {
         self.channel.usage().await
+    }
+
+    async fn health(&self) -> Result<Health, EngineError> {
+        self.channel.health().await
     }
 
     async fn condition(&self) -> Result<Condition, EngineError> {

@@ -285,10 +285,8 @@ impl EventLoop {
     fn read_output(&mut self, index: usize) {
         // A program that writes was started: that is said first.
         self.check_outcome(index);
-        if let Some(exec) = self.execs.active().get_mut(index) {
-            let need = exec.read_output(&mut self.scratch);
-            self.satisfy(need);
-        }
+        let need = self.execs.read_output(index, &mut self.scratch);
+        self.satisfy(need);
     }
 
     fn write_input(&mut self, index: usize) {
@@ -372,7 +370,7 @@ impl EventLoop {
                 break;
             };
             if exec.is_draining() {
-                let need = exec.read_output(&mut self.scratch);
+                let need = self.execs.read_output(index, &mut self.scratch);
                 self.satisfy(need);
             }
             if let Some(exec) = self.execs.active().get_mut(index)

@@ -52,5 +52,7 @@ pub const EGRESS_DIRECTORY: &str = "/.swe-forge/egress";
 pub const PROXY_PORT: u16 = 3128;
 /// The port of the SOCKS5 proxy on a sandbox's loopback.
 pub const SOCKS_PORT: u16 = 1080;
+/// A task's specification, below its workspace.
+pub const SPECIFICATION_FILE: &str = ".swe-forge/task.json";
 /// The operator's certificate authorities, where there are any.
 pub const CERTIFICATES_PATH: &str = "/.swe-forge/certificates.pem";

@@ -1,7 +1,9 @@
 //! From create to destroy, over both ways to a sandbox.
 
+use std::time::Duration;
+
 use bollard::query_parameters::KillContainerOptions;
-use forge_core::{Ending, Limits};
+use forge_core::{Ending, ExecKey, Join, Limits, Processes};
 use forge_engine::{Condition, Engine, EngineErrorKind, Inventory};
 use forge_wire::Secret;
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -208,7 +210,7 @@ async fn a_sandbox_made_and_never_started_is_started_by_the_next_attempt() {
         // Dropped in the middle of starting, as by an orchestrator that died.
         let secret = secret();
         let creating = bench.engine.create(&spec, &image, &secret);
-        let time = std::time::Duration::from_millis(40);
+        let time = Duration::from_millis(40);
         drop(tokio::time::timeout(time, creating).await);
         let sandbox = bench.engine.create(&spec, &image, &secret).await.unwrap();
         assert!(shell(&*sandbox, "true").await.succeeded());
@@ -232,6 +234,75 @@ async fn a_sandbox_is_opened_again_with_its_secret_only() {
         let absent = bench.id("absent");
         let error = bench.engine.open(&absent, &secret()).await.unwrap_err();
         assert_eq!(error.kind, EngineErrorKind::NotFound, "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_takes_a_sandbox_over_with_what_runs_in_it() {
+    both_ways(|bench| async move {
+        let old = bench.sandbox("successor").await;
+        let mut command = request(&["sh", "-c", "seq 1 1000000; exit 5"]);
+        command.key = Some(ExecKey(1));
+        let mut first = old.exec(command.clone()).await.unwrap();
+        let mut text = first.output.next().await.unwrap().bytes.to_vec();
+        // Only a part of it is written down when the old one is gone.
+        text.truncate(1000);
+        let output_from = text.len() as u64;
+        first.output.acknowledge(output_from);
+
+        let mut newer = secret();
+        newer.epoch += 1;
+        let new = bench.engine.open(old.id(), &newer).await.unwrap();
+        command.join = Some(Join {
+            output_from,
+            may_start: false,
+        });
+        let mut second = new.exec(command).await.unwrap();
+        while let Some(chunk) = second.output.next().await {
+            assert_eq!(chunk.offset, text.len() as u64);
+            text.extend_from_slice(&chunk.bytes);
+            second.output.acknowledge(text.len() as u64);
+        }
+        let report = second.exit.await.unwrap();
+        assert_eq!(report.ending, Ending::Exited(5));
+        let expected: String = (1..=1_000_000).map(|n| format!("{n}\n")).collect();
+        assert!(
+            text == expected.as_bytes(),
+            "output is missing or came twice"
+        );
+
+        let error = first.exit.await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        let error = bench.engine.open(old.id(), &secret()).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        assert!(shell(&*new, "true").await.succeeded());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_says_how_it_is() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("health").await;
+        let fresh = sandbox.health().await.unwrap();
+        assert_eq!(fresh.processes, Processes::default());
+        let _runs = sandbox.exec(request(&["sleep", "1000"])).await.unwrap();
+        let settled = async {
+            loop {
+                let health = sandbox.health().await.unwrap();
+                if health.processes.sleeping == 1 && health.specification.is_some() {
+                    break health;
+                }
+            }
+        };
+        let health = tokio::time::timeout(Duration::from_secs(60), settled)
+            .await
+            .unwrap();
+        assert_eq!(health.specification, Some(true));
+        assert_eq!(health.processes.living(), 1);
+        assert!(health.cpu.is_some());
+        assert_eq!(sandbox.kill_all().await.unwrap(), 0);
     })
     .await;
 }
