@@ -21,6 +21,9 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// Bytes of one exec's output, or of one transfer, that may be under way unacknowledged.
 pub const WINDOW: u64 = 1024 * 1024;
 
+/// With this code `forge-init` ends that nobody has claimed in time: no program of a task ran.
+pub const UNCLAIMED_CODE: u8 = 123;
+
 /// The file inside a sandbox that is `forge-init`.
 pub const INIT_PATH: &str = "/.swe-forge/init";
 /// The folder that holds the socket, where the orchestrator shares a disk with the engine.
