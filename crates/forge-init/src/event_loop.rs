@@ -54,6 +54,8 @@ pub(crate) const UNCLAIMED: Duration = Duration::from_secs(120);
 pub(crate) enum Over {
     /// The client or the engine asked for it.
     Asked,
+    /// Nobody has claimed the sandbox in time.
+    Unclaimed,
     /// Its time has passed.
     Lifetime,
     /// The kernel refused something that PID 1 cannot do without.
@@ -307,7 +309,11 @@ impl EventLoop {
     fn check_times(&mut self) {
         let now = Instant::now();
         if now >= self.ends_at {
-            self.over = Some(Over::Lifetime);
+            self.over = Some(if self.gate.is_claimed() {
+                Over::Lifetime
+            } else {
+                Over::Unclaimed
+            });
         }
         if now >= self.next_sample {
             self.next_sample = now + SAMPLE;

@@ -38,6 +38,9 @@ pub const fn is_keyed(exec: u64) -> bool {
     exec & KEYED != 0
 }
 
+/// With this code `forge-init` ends that nobody has claimed in time: no program of a task ran.
+pub const UNCLAIMED_CODE: u8 = 123;
+
 /// The file inside a sandbox that is `forge-init`.
 pub const INIT_PATH: &str = "/.swe-forge/init";
 /// The folder that holds the socket, where the orchestrator shares a disk with the engine.
