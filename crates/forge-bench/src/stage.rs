@@ -77,6 +77,7 @@ impl Stage {
             channel_root: folder.path().join("c"),
             owner: owner.clone(),
             holder: String::new(),
+            run: None,
             disk_sharing: DiskSharing::Probe,
             disk: DiskOptions::default(),
             egress: EgressOptions {

@@ -190,6 +190,9 @@ pub struct Execution {
     /// Keep containers and volumes for inspection; `swe-forge release` and `swe-forge gc` remove them
     #[arg(long)]
     pub keep: bool,
+    /// Seconds that what runs may take to end after SIGTERM, before it is ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub drain: u32,
 }
 
 /// Who solves.
@@ -203,12 +206,29 @@ pub enum AgentName {
     Command,
 }
 
+/// The run that was interrupted last.
+pub const LATEST: &str = "latest";
+
 /// `run`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// The tasks.
-    #[command(flatten)]
-    pub tasks: TaskPaths,
+    /// Task directories, or folders of them
+    #[arg(
+        required_unless_present = "resume",
+        conflicts_with = "resume",
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath
+    )]
+    pub directories: Vec<PathBuf>,
+    /// Go on with a run or validation that was interrupted: this one, or the latest
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        default_missing_value = LATEST,
+        conflicts_with_all = ["agent", "out", "keep"]
+    )]
+    pub resume: Option<String>,
     /// Who solves; `command` when --command is given, required otherwise
     #[arg(short, long, value_enum)]
     pub agent: Option<AgentName>,

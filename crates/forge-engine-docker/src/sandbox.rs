@@ -113,7 +113,7 @@ impl DockerEngine {
         let labels = body.labels.unwrap_or_default();
         let egress = self
             .egress_of(&spec.id, |key| labels.get(key).cloned())
-            .await;
+            .await?;
         let way = match folder {
             Some(folder) => Way::Socket(folder),
             None => Way::Relay(spec.profile),
@@ -178,7 +178,7 @@ impl DockerEngine {
         if host_config.readonly_rootfs != Some(true) {
             return Err(outside.sealed());
         }
-        let egress = self.egress_of(id, |key| labels.get(key).cloned()).await;
+        let egress = self.egress_of(id, |key| labels.get(key).cloned()).await?;
         // A sandbox made without a shared disk has no folder, however the disk is now.
         let folder = ChannelFolder::of(self.channel_root.path(), id);
         let way = if self.shares_folders().await? && folder.exists() {

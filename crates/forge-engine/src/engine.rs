@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use forge_core::{DiskQuota, OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
 use forge_wire::Secret;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
 
 use crate::error::EngineError;
@@ -68,7 +68,7 @@ pub struct EngineDescription {
 }
 
 /// An image that is ready to run on the engine that prepared it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreparedImage {
     /// The reference it was asked for by.
     pub reference: String,

@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod dispatch;
 pub mod hold;
 pub mod judge;
+pub mod lease;
 pub mod placement;
 pub mod queue;
 pub mod reaper;

@@ -182,9 +182,13 @@ fn load(directory: &Path, options: &LoadOptions) -> LoadResult {
     diagnostics.sort_by(|a, b| a.file.cmp(&b.file));
     match (decoded.file, config) {
         (Some(file), Some(config)) if diagnostics.is_empty() => {
+            let from = std::path::absolute(directory);
             assemble(file, config, layout, options)
                 .map(|task| Loaded {
-                    task,
+                    task: Task {
+                        directory: from.unwrap_or_else(|_| directory.to_owned()),
+                        ..task
+                    },
                     id_at: decoded.id_at.unwrap_or(Position::START),
                 })
                 .ok_or_else(|| vec![Problem::new("it contradicts itself").about(directory)])
@@ -237,6 +241,7 @@ fn assemble(
     };
     Some(Task {
         id: file.id,
+        directory: PathBuf::new(),
         title: file.title,
         instruction: file.instruction,
         difficulty: file.difficulty,

@@ -16,10 +16,13 @@ mod ps;
 mod recorded;
 mod registries;
 mod release;
+mod resume;
 mod run;
 mod show;
 mod tasks;
 mod validate;
+
+use std::time::Duration;
 
 use crate::arguments::{Command, EgressCommand, Format, ImagesCommand, RegistriesCommand};
 use crate::error::CliError;
@@ -52,9 +55,15 @@ pub(crate) async fn carry_out(session: Session, command: Command) -> Result<Exit
     }
 }
 
-/// Whether `command` heeds its cancellation and then ends by itself.
-pub(crate) const fn ends_cleanly(command: &Command) -> bool {
-    matches!(command, Command::Run(_) | Command::Validate(_))
+/// How long what `command` runs may go on when the program is told to end and nobody is there to say
+/// more; `None` for a command that does not heed its cancellation.
+pub(crate) const fn drains_for(command: &Command) -> Option<Duration> {
+    let execution = match command {
+        Command::Run(arguments) => &arguments.execution,
+        Command::Validate(arguments) => &arguments.execution,
+        _ => return None,
+    };
+    Some(Duration::from_secs(execution.drain as u64))
 }
 
 /// Whether `command` was asked for a JSON document.

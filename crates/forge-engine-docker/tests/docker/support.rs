@@ -80,6 +80,7 @@ fn options(sharing: DiskSharing, folder: &Path, owner: &OwnerId) -> DockerOption
         channel_root: folder.join(CHANNELS),
         owner: owner.clone(),
         holder: HOLDER.into(),
+        run: None,
         disk_sharing: sharing,
         disk: DiskOptions {
             pool: folder.join(POOL),

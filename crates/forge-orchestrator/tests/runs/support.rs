@@ -113,6 +113,7 @@ impl Bench {
         let shell = |text: &str| CommandLine::Shell(text.to_owned());
         Task {
             id: TaskId::new(id).unwrap(),
+            directory: self.folder.path().to_owned(),
             title: "An example".to_owned(),
             instruction: "Mend it.".to_owned(),
             difficulty: Difficulty::Easy,
@@ -175,6 +176,7 @@ impl Bench {
             out: self.folder.path().join("out"),
             operator: Arc::new(self.operator.clone()),
             keep: false,
+            engine_identity: None,
             arguments: self.arguments.clone(),
             version: "test".to_owned(),
         };
