@@ -93,6 +93,14 @@ impl Printer {
             .map(|(_, columns)| usize::from(columns))
     }
 
+    /// The width of standard error, when a person looks at it.
+    #[must_use]
+    pub fn err_width(&self) -> Option<usize> {
+        let size = console::Term::stderr().size_checked();
+        size.filter(|_| self.shared.err.terminal)
+            .map(|(_, columns)| usize::from(columns))
+    }
+
     /// Colours of standard output.
     #[must_use]
     pub fn out_paint(&self) -> Paint {

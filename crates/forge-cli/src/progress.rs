@@ -16,6 +16,7 @@ use crate::escape;
 use crate::printer::Printer;
 use crate::results::{as_hoped, mark, why};
 use crate::style::{Paint, Style};
+use crate::table::hanging;
 use crate::units;
 
 /// Time between two steps of the spinner.
@@ -25,6 +26,9 @@ const SPINNER: [&str; 8] = ["⠋", "⠙", "⠸", "⠴", "⠦", "⠇", "⠏", "�
 const SPARE_ROWS: usize = 4;
 /// Longest task id that keeps the columns of the live view aligned.
 const NAME_COLUMN: usize = 32;
+
+/// Indentation of what of a line does not fit.
+const REST: usize = 4;
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,7 +282,7 @@ pub(crate) async fn watch(
             event = events.recv() => match event {
                 Some(event) => {
                     if let Some(line) = board.handle(event, Instant::now(), paint) {
-                        printer.progress(&line);
+                        printer.progress(&hanging(&line, printer.err_width(), REST));
                     }
                 }
                 None => break,
