@@ -14,6 +14,10 @@ use crate::error::CliError;
 use crate::escape;
 use crate::live_view::LiveView;
 use crate::style::{Paint, Style};
+use crate::table::hanging;
+
+/// Indentation of what of a line goes on below.
+const REST: usize = 4;
 
 /// How much is said besides results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,9 +172,11 @@ impl Printer {
         self.line(&escape::json(&text))
     }
 
-    /// Writes a line about what is going on to standard error, unless that is not wanted.
+    /// Writes a line about what is going on to standard error, unless that is not wanted. Where it
+    /// does not fit, it is broken between words.
     pub fn progress(&self, line: &str) {
         if !self.shared.quiet {
+            let line = hanging(line, self.err_width(), REST);
             self.error_stream(&format!("{line}\n"));
         }
     }

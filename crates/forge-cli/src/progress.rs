@@ -16,7 +16,6 @@ use crate::escape;
 use crate::printer::Printer;
 use crate::results::{as_hoped, mark, why};
 use crate::style::{Paint, Style};
-use crate::table::hanging;
 use crate::units;
 
 /// Time between two steps of the spinner.
@@ -26,9 +25,6 @@ const SPINNER: [&str; 8] = ["⠋", "⠙", "⠸", "⠴", "⠦", "⠇", "⠏", "�
 const SPARE_ROWS: usize = 4;
 /// Longest task id that keeps the columns of the live view aligned.
 const NAME_COLUMN: usize = 32;
-
-/// Indentation of what of a line does not fit.
-const REST: usize = 4;
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +69,7 @@ pub(crate) struct Board {
     began: Instant,
     counts: Counts,
     running: Vec<Running>,
+    draining: bool,
     cancelling: bool,
     step: usize,
 }
@@ -93,6 +90,7 @@ impl Board {
             began: now,
             counts: Counts::default(),
             running: Vec::new(),
+            draining: false,
             cancelling: false,
             step: 0,
         }
@@ -135,6 +133,16 @@ impl Board {
                     self.ended_line(&report, paint)
                 });
             }
+            RunEvent::Resumed {
+                ended,
+                under_way,
+                anew,
+                waiting,
+            } => {
+                ended.iter().for_each(|report| self.count(report));
+                return Some(resumed_line(ended.len(), under_way, anew, waiting));
+            }
+            RunEvent::Draining => self.draining = true,
             RunEvent::Cancelling => self.cancelling = true,
         }
         None
@@ -224,6 +232,8 @@ impl Board {
         parts.push(units::clock(elapsed));
         if self.cancelling {
             parts.push(paint.paint(Style::Warning, "cancelling"));
+        } else if self.draining {
+            parts.push(paint.paint(Style::Warning, "no more starts"));
         } else if let Some(left) = self.time_left(elapsed) {
             parts.push(format!("about {} left", units::clock(left)));
         }
@@ -268,6 +278,20 @@ impl Board {
     }
 }
 
+/// What was found of an interrupted run, on one line.
+fn resumed_line(ended: usize, under_way: u64, anew: u64, waiting: u64) -> String {
+    let mut parts = vec![format!("{ended} had ended")];
+    let mut add = |number: u64, what: &str| {
+        if number > 0 {
+            parts.push(format!("{number} {what}"));
+        }
+    };
+    add(under_way, "under way are taken up");
+    add(anew, "half made begin anew");
+    add(waiting, "wait");
+    format!("recovered: {}", parts.join(", "))
+}
+
 /// Shows events until the run has ended.
 pub(crate) async fn watch(
     printer: &Printer,
@@ -282,7 +306,7 @@ pub(crate) async fn watch(
             event = events.recv() => match event {
                 Some(event) => {
                     if let Some(line) = board.handle(event, Instant::now(), paint) {
-                        printer.progress(&hanging(&line, printer.err_width(), REST));
+                        printer.progress(&line);
                     }
                 }
                 None => break,
@@ -368,6 +392,30 @@ mod tests {
                 "  6/9 done · 1 completed · 1 failed · 2 without a result · 1 not runnable · \
                  1 cancelled · 0:00 · cancelling"
             ]
+        );
+    }
+
+    #[test]
+    fn what_was_recovered_is_one_line_and_counts_as_done() {
+        let now = Instant::now();
+        let mut board = Board::new(Aim::Complete, 9, [], now);
+        let resumed = RunEvent::Resumed {
+            ended: vec![
+                report("one", None),
+                report("two", Some(Reason::TestsFailed)),
+            ],
+            under_way: 3,
+            anew: 0,
+            waiting: 4,
+        };
+        assert_eq!(
+            board.handle(resumed, now, PLAIN).unwrap(),
+            "recovered: 2 had ended, 3 under way are taken up, 4 wait"
+        );
+        board.handle(RunEvent::Draining, now, PLAIN);
+        assert_eq!(
+            board.lines(now, 24, 200, PLAIN),
+            ["  2/9 done · 1 completed · 1 failed · 0:00 · no more starts"]
         );
     }
 

@@ -24,10 +24,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such attempt.
     pub async fn set_progress(&self, id: &SandboxId, progress: &str) -> Result<(), StoreError> {
-        let sql = "INSERT INTO progress (attempt_id, progress) VALUES (?1, ?2) \
-                   ON CONFLICT (attempt_id) DO UPDATE SET progress = excluded.progress";
-        self.keep("record how far an attempt is", id, sql, progress)
-            .await
+        let (id, progress) = (id.clone(), progress.to_owned());
+        self.write("record how far an attempt is", move |transaction| {
+            let attempt = row_id(transaction, &id)?;
+            transaction
+                .prepare_cached(
+                    "INSERT INTO progress (attempt_id, progress) VALUES (?1, ?2) \
+                     ON CONFLICT (attempt_id) DO UPDATE SET progress = excluded.progress",
+                )?
+                .execute((attempt, progress))?;
+            Ok(())
+        })
+        .await
     }
 
     /// How far an attempt is, as it was recorded last; `None` when it never was.
@@ -48,15 +56,46 @@ impl Store {
     }
 
     /// Records the whole report of an attempt, as JSON that means something to the caller only; a
-    /// later call replaces an earlier one.
+    /// later call replaces an earlier one. How far the attempt was is forgotten.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when there is no such attempt.
     pub async fn set_report(&self, id: &SandboxId, report: &str) -> Result<(), StoreError> {
-        let sql = "INSERT INTO reports (attempt_id, report) VALUES (?1, ?2) \
-                   ON CONFLICT (attempt_id) DO UPDATE SET report = excluded.report";
-        self.keep("record the report of an attempt", id, sql, report)
-            .await
+        let (id, report) = (id.clone(), report.to_owned());
+        self.write("record the report of an attempt", move |transaction| {
+            let attempt = row_id(transaction, &id)?;
+            transaction
+                .prepare_cached(
+                    "INSERT INTO reports (attempt_id, report) VALUES (?1, ?2) \
+                     ON CONFLICT (attempt_id) DO UPDATE SET report = excluded.report",
+                )?
+                .execute((attempt, report))?;
+            forget(
+                transaction,
+                "DELETE FROM progress WHERE attempt_id = ?1",
+                attempt,
+            )
+        })
+        .await
+    }
+
+    /// Forgets how far an attempt was, its phases too, because it begins anew. Its state stays.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such attempt.
+    pub async fn begin_anew(&self, id: &SandboxId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write("record that an attempt begins anew", move |transaction| {
+            let attempt = row_id(transaction, &id)?;
+            for sql in [
+                "DELETE FROM progress WHERE attempt_id = ?1",
+                "DELETE FROM phases WHERE attempt_id = ?1",
+            ] {
+                forget(transaction, sql, attempt)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The recorded reports of a run, in the order its attempts were recorded.
@@ -83,22 +122,11 @@ impl Store {
             reports.extend(page.into_iter().map(|(_, id, report)| (id, report)));
         }
     }
+}
 
-    async fn keep(
-        &self,
-        action: &'static str,
-        id: &SandboxId,
-        sql: &'static str,
-        text: &str,
-    ) -> Result<(), StoreError> {
-        let (id, text) = (id.clone(), text.to_owned());
-        self.write(action, move |transaction| {
-            let attempt = row_id(transaction, &id)?;
-            transaction.prepare_cached(sql)?.execute((attempt, text))?;
-            Ok(())
-        })
-        .await
-    }
+fn forget(connection: &Connection, sql: &str, attempt: i64) -> Outcome<()> {
+    connection.prepare_cached(sql)?.execute([attempt])?;
+    Ok(())
 }
 
 fn page(connection: &Connection, run: &RunId, after: i64) -> Outcome<Vec<Row>> {

@@ -78,6 +78,7 @@ fn options(request: &EngineRequest, bytes: Bytes) -> DockerOptions {
         channel_root: request.channel_root.clone(),
         owner: request.owner.clone(),
         holder: forge_orchestrator::holder::this_process(),
+        run: None,
         disk_sharing: DiskSharing::Probe,
         disk: disk(&request.settings.disk),
         certificates: bytes.certificates,
@@ -85,6 +86,7 @@ fn options(request: &EngineRequest, bytes: Bytes) -> DockerOptions {
             program: bytes.egress,
             resolvers: request.settings.resolvers.clone(),
             denied: request.settings.denied.clone(),
+            identity: None,
         },
         cargo_config: request.settings.cargo_config.clone(),
     }

@@ -15,12 +15,11 @@ use forge_core::{
     Attestation, DiskQuota, Ending, ExecRequest, ExitReport, OwnerId, Profile, Role, SandboxId,
     SandboxSpec, WorkspaceSpec,
 };
-use forge_wire::Secret;
 use tokio::io::AsyncReadExt;
 
 use crate::engine::{
-    Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind, PreparedImage,
-    TarStream,
+    Credentials, Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind,
+    PreparedImage, TarStream,
 };
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::images::ImageStore;
@@ -321,7 +320,7 @@ impl Engine for FakeEngine {
         &self,
         spec: &SandboxSpec,
         _image: &PreparedImage,
-        _secret: &Secret,
+        _credentials: &Credentials,
     ) -> Result<Arc<dyn Sandbox>, EngineError> {
         self.call(Operation::Create, spec.id.as_str())?;
         self.make(
@@ -336,7 +335,7 @@ impl Engine for FakeEngine {
     async fn open(
         &self,
         id: &SandboxId,
-        _secret: &Secret,
+        _credentials: &Credentials,
     ) -> Result<Arc<dyn Sandbox>, EngineError> {
         self.call(Operation::Open, id.as_str())?;
         Err(EngineError::new(

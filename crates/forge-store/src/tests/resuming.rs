@@ -88,6 +88,7 @@ async fn every_write(store: &Store, id: &SandboxId) -> Vec<Result<(), StoreError
         store.set_report_path(id, "/out".as_ref()).await,
         store.set_progress(id, "{}").await,
         store.set_report(id, "{}").await,
+        store.begin_anew(id).await,
         store.intend_object(id, kind, "c1", at(1)).await,
         store.object_created(kind, "c1", at(1)).await,
         store.object_removed(kind, "c1", at(1)).await,
@@ -305,4 +306,29 @@ async fn of_two_processes_that_take_a_run_over_exactly_one_gets_it() {
         assert!(child.wait().unwrap().success());
     }
     assert_eq!(store.run(&run_id(1)).await.unwrap().epoch, ROUNDS + 1);
+}
+
+#[tokio::test]
+async fn an_attempt_that_begins_anew_has_no_phases_and_no_progress() {
+    let home = Home::new();
+    let (store, id) = with_attempt(&home).await;
+    store.set_progress(&id, "{}").await.unwrap();
+    for _ in 0..2 {
+        store
+            .begin_phase(&id, PhaseName::Setup, at(1))
+            .await
+            .unwrap();
+        store.begin_anew(&id).await.unwrap();
+        assert_eq!(store.progress(&id).await.unwrap(), None);
+        assert_eq!(store.phases(&id).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn with_its_report_nobody_needs_to_know_how_far_an_attempt_was() {
+    let home = Home::new();
+    let (store, id) = with_attempt(&home).await;
+    store.set_progress(&id, "{}").await.unwrap();
+    store.set_report(&id, "{}").await.unwrap();
+    assert_eq!(store.progress(&id).await.unwrap(), None);
 }

@@ -100,8 +100,8 @@ async fn a_deleted_run_leaves_nothing_in_any_table() {
         store.begin_run(&new_run(run)).await.unwrap();
         let attempt = new_attempt(run, "task", 1);
         store.add_attempt(&attempt).await.unwrap();
-        store.set_progress(&attempt.id, "{}").await.unwrap();
         store.set_report(&attempt.id, "{}").await.unwrap();
+        store.set_progress(&attempt.id, "{}").await.unwrap();
         for about in [None, Some(attempt.id)] {
             let request = NewRequest {
                 run: run_id(run),
