@@ -3,6 +3,7 @@
 //! * [`engine`] and [`sandbox`]: the two traits every engine implements, in plain core types.
 //! * [`channel`]: the client end of the connection to `forge-init`, the same for every engine.
 //! * [`diagnosis`]: what can be said about an engine before anything runs.
+//! * [`watch`]: what an engine tells of sandboxes by itself.
 //! * [`images`]: what an engine that can hold base images offers besides.
 //! * [`fake`]: an engine without containers, for tests of decisions and faults.
 //!
@@ -17,6 +18,7 @@ pub mod fake;
 pub mod images;
 pub mod sandbox;
 pub mod task;
+pub mod watch;
 
 pub use engine::{
     Credentials, Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind,
@@ -25,3 +27,4 @@ pub use engine::{
 pub use error::{EngineError, EngineErrorKind, Operation};
 pub use images::ImageStore;
 pub use sandbox::{Condition, Egress, EgressRecords, Files, OutputChunk, RunningExec, Sandbox};
+pub use watch::{Observation, ObservationKind, Observations, Watch};

@@ -4,6 +4,7 @@
 //! and answers commands from a script.
 
 mod sandbox;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,6 +78,7 @@ pub(crate) struct World {
     /// What PID 1 of every sandbox ended with.
     ended: Option<i64>,
     objects: BTreeMap<String, FoundObject>,
+    watchers: Vec<watch::Watcher>,
     survivors: u32,
     attestation: Option<Attestation>,
     health: Option<Health>,
