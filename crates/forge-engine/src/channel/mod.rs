@@ -7,6 +7,7 @@
 
 mod client;
 mod connection;
+pub(crate) mod direct;
 mod driver;
 mod streams;
 
