@@ -8,7 +8,7 @@ use forge_core::{
     Attempt, Difficulty, ExecRequest, OwnerId, Ownership, Profile, Role, RunId, SandboxId,
     SandboxNetwork, SandboxSpec, TaskId, UserId, WorkspaceSpec,
 };
-use forge_engine::{Engine, EngineDescription, EngineError, PreparedImage, Sandbox};
+use forge_engine::{Credentials, Engine, EngineDescription, EngineError, PreparedImage, Sandbox};
 use forge_engine_docker::{
     DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment, InitBinary,
 };
@@ -158,8 +158,11 @@ impl Stage {
             env: self.image.env.clone(),
             max_lifetime: Duration::from_secs(600),
         };
-        let secret = Secret::new([7; 32]);
-        Ok(self.engine.create(&spec, &self.image, &secret).await?)
+        let credentials = Credentials {
+            secret: Secret::new([7; 32]),
+            epoch: 1,
+        };
+        Ok(self.engine.create(&spec, &self.image, &credentials).await?)
     }
 
     pub(crate) async fn destroy(&self, number: u32) -> Result<(), BenchError> {
@@ -185,6 +188,8 @@ impl Stage {
             timeout: Some(Duration::from_secs(120)),
             grace: Duration::from_secs(1),
             output_limit: 1 << 30,
+            key: None,
+            join: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use forge_core::{
     Attempt, Difficulty, Ending, ExecRequest, OwnerId, Ownership, Profile, Role, RunId, SandboxId,
     SandboxSpec, TaskId, UserId, WorkspaceSpec,
 };
-use forge_engine::{Engine, EngineError, Sandbox};
+use forge_engine::{Credentials, Engine, EngineError, Sandbox};
 use forge_images::BaseImage;
 use forge_orchestrator::failure::chain;
 use forge_orchestrator::holder;
@@ -264,7 +264,7 @@ impl Room {
             env.insert(name.to_owned(), value.to_owned());
         }
         Ok(Self {
-            sandbox: engine.create(&spec, &image, &fresh_secret()).await?,
+            sandbox: engine.create(&spec, &image, &fresh_credentials()).await?,
             env: env.into_iter().collect(),
         })
     }
@@ -308,6 +308,8 @@ impl Clients for Room {
             timeout: Some(PATIENCE),
             grace: DEFAULT_GRACE,
             output_limit: MAX_FILE_BYTES,
+            key: None,
+            join: None,
         };
         let ended = timeout(PATIENCE + ENDING, self.carry_out(request)).await;
         let (ending, output) = ended.map_err(|_| late())?.map_err(io::Error::other)?;
@@ -337,11 +339,14 @@ impl Clients for Room {
 }
 
 /// 244 random bits: two version 4 UUIDs.
-fn fresh_secret() -> Secret {
+fn fresh_credentials() -> Credentials {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(Uuid::new_v4().as_bytes());
     bytes[16..].copy_from_slice(Uuid::new_v4().as_bytes());
-    Secret::new(bytes)
+    Credentials {
+        secret: Secret::new(bytes),
+        epoch: 1,
+    }
 }
 
 #[cfg(test)]

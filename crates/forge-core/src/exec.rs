@@ -1,6 +1,32 @@
 //! A command in a sandbox: what is asked, and how it ended.
 
+use std::fmt;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Names one command in a sandbox for ever: it is started once, whoever asks and however often, and
+/// who knows its key can go on with it after the process that started it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ExecKey(pub u32);
+
+impl fmt::Display for ExecKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// How to go on with a command that an earlier process may have started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Join {
+    /// Bytes of its output, both streams together, that are written down; none of these comes
+    /// again.
+    pub output_from: u64,
+    /// Whether it is started when the sandbox does not know it. Never done where output of it is
+    /// written down: then it was started before.
+    pub may_start: bool,
+}
 
 /// A complete request to run a program; nothing is filled in below this level.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +46,11 @@ pub struct ExecRequest {
     pub grace: Duration,
     /// Output allowed, both streams together, in bytes.
     pub output_limit: u64,
+    /// Its name in the sandbox, where others shall be able to go on with it. Then no output is let
+    /// go before the caller acknowledges it, and its end is told until the caller says to forget it.
+    pub key: Option<ExecKey>,
+    /// Goes on with what may have been started before; only with a key, and without input.
+    pub join: Option<Join>,
 }
 
 /// Default time between SIGTERM and SIGKILL: half of what a deadline may add at most.

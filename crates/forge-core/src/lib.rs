@@ -26,7 +26,7 @@ pub use difficulty::Difficulty;
 pub use egress::{
     AddressException, AddressRange, AllowedHost, DenialReason, EgressPolicy, SandboxNetwork,
 };
-pub use exec::{Ending, ExecRequest, ExitReport};
+pub use exec::{Ending, ExecKey, ExecRequest, ExitReport, Join};
 pub use id::{Attempt, OwnerId, RunId, SandboxId, TaskId};
 pub use life_cycle::{IllegalTransition, State, Transition};
 pub use limits::{LimitCeiling, Limits};

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use forge_core::{DiskQuota, OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
 use forge_engine::{
-    Engine, EngineDescription, EngineError, FoundObject, ImageStore, Inventory, Operation,
-    PreparedImage, Sandbox,
+    Credentials, Engine, EngineDescription, EngineError, FoundObject, ImageStore, Inventory,
+    Operation, PreparedImage, Sandbox,
 };
-use forge_wire::Secret;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
@@ -216,13 +215,17 @@ impl Engine for DockerEngine {
         &self,
         spec: &SandboxSpec,
         image: &PreparedImage,
-        secret: &Secret,
+        credentials: &Credentials,
     ) -> Result<Arc<dyn Sandbox>, EngineError> {
-        Ok(Arc::new(self.make_sandbox(spec, image, secret).await?))
+        Ok(Arc::new(self.make_sandbox(spec, image, credentials).await?))
     }
 
-    async fn open(&self, id: &SandboxId, secret: &Secret) -> Result<Arc<dyn Sandbox>, EngineError> {
-        Ok(Arc::new(self.open_sandbox(id, secret).await?))
+    async fn open(
+        &self,
+        id: &SandboxId,
+        credentials: &Credentials,
+    ) -> Result<Arc<dyn Sandbox>, EngineError> {
+        Ok(Arc::new(self.open_sandbox(id, credentials).await?))
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {

@@ -15,10 +15,9 @@ use forge_core::{
 };
 use forge_engine::channel::{ChannelClient, ChannelIdentity, Connector, Download};
 use forge_engine::{
-    Condition, Egress, EngineError, EngineErrorKind, Files, Operation, PreparedImage, RunningExec,
-    Sandbox,
+    Condition, Credentials, Egress, EngineError, EngineErrorKind, Files, Operation, PreparedImage,
+    RunningExec, Sandbox,
 };
-use forge_wire::Secret;
 use forge_wire::message::{Settings, TransferLimits, TransferSummary};
 use tokio::io::AsyncRead;
 use tokio::time::Instant;
@@ -66,7 +65,7 @@ impl DockerEngine {
         &self,
         spec: &SandboxSpec,
         image: &PreparedImage,
-        secret: &Secret,
+        credentials: &Credentials,
     ) -> Result<DockerSandbox, EngineError> {
         const OPERATION: Operation = Operation::Create;
         self.check_limits(&spec.id).await?;
@@ -119,7 +118,7 @@ impl DockerEngine {
             Some(folder) => Way::Socket(folder),
             None => Way::Relay(spec.profile),
         };
-        self.connect_sandbox(&spec.id, secret, way, Some(settings), egress)
+        self.connect_sandbox(&spec.id, credentials, way, Some(settings), egress)
             .await
     }
 
@@ -163,7 +162,7 @@ impl DockerEngine {
     pub(crate) async fn open_sandbox(
         &self,
         id: &SandboxId,
-        secret: &Secret,
+        credentials: &Credentials,
     ) -> Result<DockerSandbox, EngineError> {
         let outside = self.outside(id);
         // Asked first, because a socket without a container behind it is only found silent later.
@@ -187,7 +186,8 @@ impl DockerEngine {
         } else {
             Way::Relay(Profile::Run)
         };
-        self.connect_sandbox(id, secret, way, None, egress).await
+        self.connect_sandbox(id, credentials, way, None, egress)
+            .await
     }
 
     fn outside(&self, id: &SandboxId) -> Outside {
@@ -276,7 +276,7 @@ impl DockerEngine {
     async fn connect_sandbox(
         &self,
         id: &SandboxId,
-        secret: &Secret,
+        credentials: &Credentials,
         way: Way,
         claim: Option<Settings>,
         egress: Option<SandboxEgress>,
@@ -289,7 +289,7 @@ impl DockerEngine {
         };
         let identity = ChannelIdentity {
             id: id.clone(),
-            secret: secret.clone(),
+            credentials: credentials.clone(),
         };
         let channel = match claim {
             None => ChannelClient::resume(connector, identity).await?,

@@ -15,6 +15,17 @@ use crate::error::EngineError;
 use crate::images::ImageStore;
 use crate::sandbox::Sandbox;
 
+/// What proves that a sandbox is the caller's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Known to the sandbox and its owners only.
+    pub secret: Secret,
+    /// Grows with every process that takes the work of another over. A sandbox serves the highest
+    /// that was ever proved to it; who comes with a lower one gets
+    /// [`crate::EngineErrorKind::Conflict`], and so does who is connected with it.
+    pub epoch: u64,
+}
+
 /// What an engine is and what its machine has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EngineDescription {
@@ -174,16 +185,21 @@ pub trait Engine: Inventory + Fixtures + fmt::Debug {
         image: &PreparedImage,
     ) -> Result<DiskQuota, EngineError>;
 
-    /// Makes a sandbox that is ready for commands and claims it with `secret`.
+    /// Makes a sandbox that is ready for commands and claims it with `credentials`.
     async fn create(
         &self,
         spec: &SandboxSpec,
         image: &PreparedImage,
-        secret: &Secret,
+        credentials: &Credentials,
     ) -> Result<Arc<dyn Sandbox>, EngineError>;
 
-    /// Connects to a sandbox that exists, proving knowledge of its secret.
-    async fn open(&self, id: &SandboxId, secret: &Secret) -> Result<Arc<dyn Sandbox>, EngineError>;
+    /// Connects to a sandbox that exists, proving knowledge of its secret. Takes it over from whoever
+    /// is connected, unless that one's epoch is higher: then `Conflict`.
+    async fn open(
+        &self,
+        id: &SandboxId,
+        credentials: &Credentials,
+    ) -> Result<Arc<dyn Sandbox>, EngineError>;
 
     /// Removes a sandbox with everything in it; success when it is gone already.
     async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError>;

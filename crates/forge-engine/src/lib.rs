@@ -19,8 +19,8 @@ pub mod sandbox;
 pub mod task;
 
 pub use engine::{
-    Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind, PreparedImage,
-    TarStream,
+    Credentials, Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind,
+    PreparedImage, TarStream,
 };
 pub use error::{EngineError, EngineErrorKind, Operation};
 pub use images::ImageStore;

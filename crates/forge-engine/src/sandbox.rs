@@ -28,7 +28,8 @@ pub struct OutputChunk {
 
 /// A command that runs in a sandbox. Dropping it leaves the command running.
 pub struct RunningExec {
-    /// Its output, in the order it was read; must be drained for the command to go on.
+    /// Its output, in the order it was read; must be drained for the command to go on, and
+    /// acknowledged where it has a key.
     pub output: OutputReceiver,
     /// Standard input and signals.
     pub remote: Remote,
@@ -117,7 +118,9 @@ pub trait Sandbox: Files {
     /// Its network; `None` where it is isolated for its whole life.
     fn egress(&self) -> Option<&dyn Egress>;
 
-    /// Starts a command.
+    /// Starts a command, or joins one. Its exit is `Conflict` where a command with this key was
+    /// started before and the request does not join it, and `Lost` where it joins one that the
+    /// sandbox does not know and may not start it.
     async fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError>;
 
     /// Ends every process but PID 1; returns how many could not be ended.

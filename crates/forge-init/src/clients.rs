@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use forge_wire::frame::decode_message;
-use forge_wire::{Event, Frame, PROTOCOL_VERSION, Request};
+use forge_wire::{Event, Frame, PROTOCOL_VERSION, Proof, Request};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::connection::{Closed, Connection, HIGH_WATER};
@@ -30,7 +30,7 @@ pub(crate) struct Clients {
     pub(crate) listeners: Vec<Listener>,
     /// Connections that have proved nothing yet, the oldest first.
     pub(crate) strangers: Vec<Connection>,
-    /// The owner's connection; the newest one that proved it.
+    /// The owner's connection; the newest one that proved it, of the highest epoch.
     pub(crate) client: Option<Connection>,
 }
 
@@ -158,14 +158,20 @@ impl EventLoop {
             Some(request) => self.gate.judge(request, &connection.nonce),
             None => Verdict::Refused,
         };
-        let Verdict::Welcome(proof) = verdict else {
-            // Best effort: whoever is refused may have gone already.
-            if connection.push(&Event::Refused).is_ok() {
-                drop(connection.flush());
-            }
-            return;
+        let refusal = match verdict {
+            Verdict::Welcome(proof) => return self.welcome(connection, proof, !claimed),
+            Verdict::Superseded { epoch, proof } => Event::Superseded { epoch, proof },
+            Verdict::Refused => Event::Refused,
         };
-        if !claimed {
+        // Best effort: whoever is refused may have gone already.
+        if connection.push(&refusal).is_ok() {
+            drop(connection.flush());
+        }
+    }
+
+    /// Makes a connection the client's, in the place of the one before.
+    fn welcome(&mut self, mut connection: Connection, proof: Proof, is_first: bool) {
+        if is_first {
             self.begin_life();
         }
         self.drop_client();

@@ -371,12 +371,18 @@ impl Exec {
         }
     }
 
-    /// Makes the output from `offset` on, and the end, go to the client of now.
-    pub(crate) fn resume(&mut self, offset: u64) {
-        self.attached = true;
-        self.reported = false;
-        self.output.acknowledge(offset);
-        self.output.rewind(offset);
+    /// Makes the output from `from` on, and the end, go to the client of now, which will never ask
+    /// for what is before `taken`. Gives where the output begins that it gets: elsewhere when there
+    /// is none from `from` on, and then it gets nothing.
+    pub(crate) fn resume(&mut self, from: u64, taken: u64) -> u64 {
+        let nearest = self.output.nearest(from);
+        if nearest == from {
+            self.attached = true;
+            self.reported = false;
+            self.output.rewind(from);
+            self.output.acknowledge(taken.min(from));
+        }
+        nearest
     }
 
     /// Appends output that was not sent, and then the end, to `out` until that holds `limit` bytes.

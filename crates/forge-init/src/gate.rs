@@ -13,6 +13,8 @@ pub(crate) struct Gate {
 #[derive(Debug)]
 struct Owner {
     secret: Secret,
+    /// The highest that was proved.
+    epoch: u64,
     settings: Settings,
 }
 
@@ -21,6 +23,8 @@ struct Owner {
 pub(crate) enum Verdict {
     /// The client is the owner; this is our own proof.
     Welcome(Proof),
+    /// It was the owner until one of this epoch came; this is our own proof of that.
+    Superseded { epoch: u64, proof: Proof },
     /// It is not.
     Refused,
 }
@@ -38,24 +42,43 @@ impl Gate {
 
     /// Judges the first frame of a connection that was greeted with `sandbox_nonce`.
     pub(crate) fn judge(&mut self, request: Request, sandbox_nonce: &Nonce) -> Verdict {
-        match (request, &self.owner) {
+        match (request, &mut self.owner) {
             (
                 Request::Claim {
                     nonce,
                     secret,
+                    epoch,
                     settings,
                 },
                 None,
             ) if is_usable(&settings) => {
-                let proof = Proof::make(&secret, End::Sandbox, sandbox_nonce, &nonce);
-                self.owner = Some(Owner { secret, settings });
+                let proof = Proof::make(&secret, End::Sandbox, epoch, sandbox_nonce, &nonce);
+                self.owner = Some(Owner {
+                    secret,
+                    epoch,
+                    settings,
+                });
                 Verdict::Welcome(proof)
             }
-            (Request::Prove { nonce, proof }, Some(owner))
-                if proof.is_from(&owner.secret, End::Client, sandbox_nonce, &nonce) =>
-            {
-                let proof = Proof::make(&owner.secret, End::Sandbox, sandbox_nonce, &nonce);
-                Verdict::Welcome(proof)
+            (
+                Request::Prove {
+                    nonce,
+                    epoch,
+                    proof,
+                },
+                Some(owner),
+            ) if proof.is_from(&owner.secret, End::Client, epoch, sandbox_nonce, &nonce) => {
+                let newest = owner.epoch.max(epoch);
+                owner.epoch = newest;
+                let proof = Proof::make(&owner.secret, End::Sandbox, newest, sandbox_nonce, &nonce);
+                if epoch < newest {
+                    Verdict::Superseded {
+                        epoch: newest,
+                        proof,
+                    }
+                } else {
+                    Verdict::Welcome(proof)
+                }
             }
             _ => Verdict::Refused,
         }
@@ -78,6 +101,7 @@ mod tests {
         Request::Claim {
             nonce: CLIENT,
             secret: Secret::new([secret; 32]),
+            epoch: 5,
             settings: Settings {
                 workspace: "/workspace".into(),
                 disk_limit: 1,
@@ -88,10 +112,15 @@ mod tests {
     }
 
     fn prove(secret: u8, sandbox_nonce: &Nonce) -> Request {
+        prove_epoch(secret, 5, sandbox_nonce)
+    }
+
+    fn prove_epoch(secret: u8, epoch: u64, sandbox_nonce: &Nonce) -> Request {
         let secret = Secret::new([secret; 32]);
         Request::Prove {
             nonce: CLIENT,
-            proof: Proof::make(&secret, End::Client, sandbox_nonce, &CLIENT),
+            epoch,
+            proof: Proof::make(&secret, End::Client, epoch, sandbox_nonce, &CLIENT),
         }
     }
 
@@ -101,7 +130,7 @@ mod tests {
         let Verdict::Welcome(proof) = gate.judge(claim(7), &SANDBOX) else {
             panic!("the first claim was refused");
         };
-        assert!(proof.is_from(&Secret::new([7; 32]), End::Sandbox, &SANDBOX, &CLIENT));
+        assert!(proof.is_from(&Secret::new([7; 32]), End::Sandbox, 5, &SANDBOX, &CLIENT));
         assert_eq!(gate.judge(claim(7), &SANDBOX), Verdict::Refused);
         assert!(gate.is_claimed());
     }
@@ -113,6 +142,41 @@ mod tests {
         gate.judge(claim(7), &SANDBOX);
         assert_eq!(gate.judge(prove(8, &SANDBOX), &SANDBOX), Verdict::Refused);
         assert_eq!(gate.judge(prove(7, &[9; 32]), &SANDBOX), Verdict::Refused);
+        assert!(matches!(
+            gate.judge(prove(7, &SANDBOX), &SANDBOX),
+            Verdict::Welcome(_)
+        ));
+    }
+
+    #[test]
+    fn an_epoch_below_the_highest_that_was_proved_is_superseded() {
+        let mut gate = Gate::default();
+        gate.judge(claim(7), &SANDBOX);
+        let mut judge = |epoch| gate.judge(prove_epoch(7, epoch, &SANDBOX), &SANDBOX);
+        for (epoch, newest) in [(4, 5), (5, 5), (9, 9), (5, 9), (8, 9), (9, 9)] {
+            let secret = Secret::new([7; 32]);
+            let proof = Proof::make(&secret, End::Sandbox, newest, &SANDBOX, &CLIENT);
+            let expected = if epoch < newest {
+                let epoch = newest;
+                Verdict::Superseded { epoch, proof }
+            } else {
+                Verdict::Welcome(proof)
+            };
+            assert_eq!(judge(epoch), expected);
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_the_proof_does_not_cover_is_refused_and_not_kept() {
+        let mut gate = Gate::default();
+        gate.judge(claim(7), &SANDBOX);
+        let mut request = prove(7, &SANDBOX);
+        if let Request::Prove { epoch, .. } = &mut request {
+            *epoch = 6;
+        }
+        assert_eq!(gate.judge(request, &SANDBOX), Verdict::Refused);
+        let stranger = prove_epoch(8, 6, &SANDBOX);
+        assert_eq!(gate.judge(stranger, &SANDBOX), Verdict::Refused);
         assert!(matches!(
             gate.judge(prove(7, &SANDBOX), &SANDBOX),
             Verdict::Welcome(_)

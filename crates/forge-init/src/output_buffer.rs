@@ -125,6 +125,11 @@ impl OutputBuffer {
         self.seek(sent);
     }
 
+    /// The offset nearest to this one from which on output can be sent.
+    pub(crate) fn nearest(&self, offset: u64) -> u64 {
+        offset.clamp(self.start, self.start + self.bytes.len() as u64)
+    }
+
     /// Makes `offset`, or the nearest one held, the next to be sent.
     pub(crate) fn rewind(&mut self, offset: u64) {
         let wanted = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use crate::connection::Closed;
 use crate::event_loop::{EventLoop, Over};
 use crate::exec::Exec;
-use crate::execs::MAX_RUNNING;
 use crate::hand_over::Heir;
 use crate::transfers::Job;
 
@@ -70,7 +69,7 @@ impl EventLoop {
                     exec.output.acknowledge(offset);
                 }
             }
-            Request::Resume { exec, offset } => self.resume(exec, offset),
+            Request::Resume { exec, from, taken } => self.resume(exec, from, taken),
             Request::Forget { exec } => self.execs.forget(exec),
             Request::PutEnd { transfer } => self.transfers.end_upload(transfer),
             Request::TransferTaken { transfer, offset } => self.transfers.taken(transfer, offset),
@@ -141,11 +140,12 @@ impl EventLoop {
         self.transfers.begin(job).map_err(|_| Closed)
     }
 
-    fn resume(&mut self, id: u64, offset: u64) {
-        if !self.execs.resume(id, offset) {
+    fn resume(&mut self, id: u64, from: u64, taken: u64) {
+        let Some(from) = self.execs.resume(id, from, taken) else {
             self.tell(&Event::UnknownExec { exec: id });
             return;
-        }
+        };
+        self.tell(&Event::Resumed { exec: id, from });
         // The client cannot know how much of its input arrived before the connection was lost.
         if let Some(exec) = self.execs.find(id)
             && exec.live_pid().is_some()
@@ -158,11 +158,17 @@ impl EventLoop {
     }
 
     fn start(&mut self, id: u64, command: &Command) -> Result<(), Closed> {
+        if self.execs.was_started(id) {
+            // Whoever asks knows no better: another client may have started it.
+            self.tell(&Event::AlreadyStarted { exec: id });
+            return Ok(());
+        }
         if self.execs.contains(id) {
             return Err(Closed);
         }
         let incidents = self.counters.incidents();
-        let spawned = if self.execs.running() < MAX_RUNNING {
+        let spawned = if self.execs.has_room_for(id) {
+            self.execs.note_start(id);
             self.spawner.spawn(command)
         } else {
             Err(Errno::EAGAIN)

@@ -67,6 +67,8 @@ pub(crate) async fn run(
         timeout: Some(phase.timeout),
         grace: DEFAULT_GRACE,
         output_limit: phase.limits.output_bytes,
+        key: None,
+        join: None,
     };
     let overdue = tokio::time::sleep(phase.timeout + DEFAULT_GRACE + OVERDUE);
     let end = tokio::select! {

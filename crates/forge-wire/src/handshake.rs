@@ -2,7 +2,10 @@
 //!
 //! The first connection to a sandbox hands the secret over: it is made before any instruction of
 //! the task runs, so nobody else can be first. Every later connection answers a challenge, and so
-//! does the sandbox. Proofs are HMAC-SHA-256 over a role and both nonces.
+//! does the sandbox. Proofs are HMAC-SHA-256 over a role, an epoch and both nonces.
+//!
+//! The epoch tells orchestrators apart that know the same secret: each that goes on with the work of
+//! another has a higher one. A sandbox serves the highest that was ever proved to it and no lower.
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
@@ -44,15 +47,22 @@ pub enum End {
 }
 
 impl Proof {
-    /// The proof of `end` for a handshake with these nonces.
+    /// The proof of `end` for a handshake with these nonces by a client of this epoch.
     #[must_use]
-    pub fn make(secret: &Secret, end: End, sandbox_nonce: &Nonce, client_nonce: &Nonce) -> Self {
+    pub fn make(
+        secret: &Secret,
+        end: End,
+        epoch: u64,
+        sandbox_nonce: &Nonce,
+        client_nonce: &Nonce,
+    ) -> Self {
         let role: &[u8] = match end {
             End::Client => b"swe-forge client",
             End::Sandbox => b"swe-forge sandbox",
         };
         let mut mac = <Hmac<Sha256> as KeyInit>::new((&key_block(&secret.0)).into());
         mac.update(role);
+        mac.update(&epoch.to_le_bytes());
         mac.update(sandbox_nonce);
         mac.update(client_nonce);
         Self(mac.finalize().into_bytes().into())
@@ -64,10 +74,11 @@ impl Proof {
         &self,
         secret: &Secret,
         end: End,
+        epoch: u64,
         sandbox_nonce: &Nonce,
         client_nonce: &Nonce,
     ) -> bool {
-        let expected = Self::make(secret, end, sandbox_nonce, client_nonce);
+        let expected = Self::make(secret, end, epoch, sandbox_nonce, client_nonce);
         self.0.ct_eq(&expected.0).into()
     }
 }
@@ -84,13 +95,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proof_holds_for_its_end_its_nonces_and_its_secret_only() {
+    fn a_proof_holds_for_its_end_its_epoch_its_nonces_and_its_secret_only() {
         let secret = Secret::new([7; 32]);
-        let proof = Proof::make(&secret, End::Client, &[1; 32], &[2; 32]);
-        assert!(proof.is_from(&secret, End::Client, &[1; 32], &[2; 32]));
-        assert!(!proof.is_from(&secret, End::Sandbox, &[1; 32], &[2; 32]));
-        assert!(!proof.is_from(&secret, End::Client, &[2; 32], &[1; 32]));
-        assert!(!proof.is_from(&Secret::new([8; 32]), End::Client, &[1; 32], &[2; 32]));
+        let proof = Proof::make(&secret, End::Client, 3, &[1; 32], &[2; 32]);
+        assert!(proof.is_from(&secret, End::Client, 3, &[1; 32], &[2; 32]));
+        assert!(!proof.is_from(&secret, End::Sandbox, 3, &[1; 32], &[2; 32]));
+        assert!(!proof.is_from(&secret, End::Client, 4, &[1; 32], &[2; 32]));
+        assert!(!proof.is_from(&secret, End::Client, 3, &[2; 32], &[1; 32]));
+        assert!(!proof.is_from(&Secret::new([8; 32]), End::Client, 3, &[1; 32], &[2; 32]));
     }
 
     #[test]

@@ -16,10 +16,27 @@ pub use handshake::{Nonce, Proof, Secret};
 pub use message::{Event, Request};
 
 /// Version of this protocol; both ends must be built from the same sources, so it only grows.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Bytes of one exec's output, or of one transfer, that may be under way unacknowledged.
 pub const WINDOW: u64 = 1024 * 1024;
+
+/// Marks the ids of execs that have a key; numbers that clients draw are below it.
+const KEYED: u64 = 1 << 63;
+
+/// The id of the exec with this key: the same for every client, so that one can go on with what
+/// another has started.
+#[must_use]
+pub const fn keyed_exec(key: u32) -> u64 {
+    KEYED | key as u64
+}
+
+/// Whether an exec's id stands for a key. Such an exec is started once in a sandbox's whole life,
+/// and remembered until [`Request::Forget`].
+#[must_use]
+pub const fn is_keyed(exec: u64) -> bool {
+    exec & KEYED != 0
+}
 
 /// The file inside a sandbox that is `forge-init`.
 pub const INIT_PATH: &str = "/.swe-forge/init";

@@ -7,7 +7,8 @@ use crate::handshake::{Nonce, Proof, Secret};
 /// What the orchestrator says.
 ///
 /// `request` numbers are chosen by the orchestrator and come back in the answer; `exec` and
-/// `transfer` ids are chosen by it as well and are never used twice in one sandbox.
+/// `transfer` ids are chosen by it as well and are never used twice in one sandbox. An exec's id
+/// may stand for a key, see [`crate::keyed_exec`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// First connection: hands over the secret and the settings of the sandbox.
@@ -16,6 +17,8 @@ pub enum Request {
         nonce: Nonce,
         /// The secret of this sandbox from now on.
         secret: Secret,
+        /// The client's epoch.
+        epoch: u64,
         /// What the sandbox watches on its own.
         settings: Settings,
     },
@@ -23,10 +26,12 @@ pub enum Request {
     Prove {
         /// The client's nonce.
         nonce: Nonce,
-        /// [`crate::handshake::End::Client`]'s proof.
+        /// The client's epoch.
+        epoch: u64,
+        /// [`crate::handshake::End::Client`]'s proof, of this epoch.
         proof: Proof,
     },
-    /// Start a program.
+    /// Start a program. What has a key and was started before, by whomever, is not started again.
     Exec {
         /// Its id from now on.
         exec: u64,
@@ -52,14 +57,18 @@ pub enum Request {
         /// Bytes of output, both streams together, that the client has.
         offset: u64,
     },
-    /// After a new connection: send the exec's output from this offset on, and its end.
+    /// After a new connection: send the exec's output from an offset on, and its end, also when
+    /// it was sent before. The answer is [`Event::Resumed`] or [`Event::UnknownExec`].
     Resume {
         /// Which exec.
         exec: u64,
         /// Bytes the client already has.
-        offset: u64,
+        from: u64,
+        /// Bytes of these that nobody will ask for again.
+        taken: u64,
     },
-    /// The client knows how this exec ended; it need not be remembered.
+    /// The client knows how this exec ended; it need not be remembered. Without effect before the
+    /// end was sent.
     Forget {
         /// Which exec.
         exec: u64,
@@ -203,13 +212,20 @@ pub enum Event {
     },
     /// The client is who it says; so is the sandbox.
     Welcome {
-        /// [`crate::handshake::End::Sandbox`]'s proof.
+        /// [`crate::handshake::End::Sandbox`]'s proof, of the client's epoch.
         proof: Proof,
         /// What PID 1 sees.
         attestation: Box<Attested>,
     },
     /// The client's proof is wrong; the connection is closed.
     Refused,
+    /// The client's proof is right, but one of a higher epoch was there; the connection is closed.
+    Superseded {
+        /// That epoch.
+        epoch: u64,
+        /// [`crate::handshake::End::Sandbox`]'s proof, of that epoch.
+        proof: Proof,
+    },
     /// A program was started.
     Started {
         /// Which exec.
@@ -287,8 +303,22 @@ pub enum Event {
         /// Number of the request.
         request: u64,
     },
+    /// Answer to [`Request::Resume`]: what follows of this exec is what was asked for.
+    Resumed {
+        /// Which exec.
+        exec: u64,
+        /// Offset of the output that follows. Another one than asked for means that there is no
+        /// output from there on: it was acknowledged before, or there is not that much. Then
+        /// nothing follows.
+        from: u64,
+    },
     /// The exec id is not known here: never started, or forgotten.
     UnknownExec {
+        /// Which exec.
+        exec: u64,
+    },
+    /// Answer to [`Request::Exec`]: its key was used before, and nothing is started.
+    AlreadyStarted {
         /// Which exec.
         exec: u64,
     },

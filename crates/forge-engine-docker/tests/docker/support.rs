@@ -14,7 +14,7 @@ use forge_core::{
     Attempt, Difficulty, Ending, ExecRequest, ExitReport, OwnerId, Profile, RunId, SandboxId,
     SandboxSpec, SpecificationFile, TaskId, UserId, WorkspaceSpec,
 };
-use forge_engine::{Engine, Inventory, PreparedImage, Sandbox};
+use forge_engine::{Credentials, Engine, Inventory, PreparedImage, Sandbox};
 use forge_engine_docker::{
     DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment, InitBinary,
 };
@@ -249,8 +249,12 @@ pub(crate) fn next_user() -> UserId {
     UserId::for_slot(40_000 + SLOT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(crate) fn secret() -> Secret {
-    Secret::new([42; 32])
+/// What proves that a sandbox is the test's.
+pub(crate) fn secret() -> Credentials {
+    Credentials {
+        secret: Secret::new([42; 32]),
+        epoch: 1,
+    }
 }
 
 /// Runs a test with a bench of its own and cleans up after it, also when it fails.
@@ -310,6 +314,8 @@ pub(crate) fn request(argv: &[&str]) -> ExecRequest {
         timeout: Some(Duration::from_secs(60)),
         grace: DEFAULT_GRACE,
         output_limit: 64 << 20,
+        key: None,
+        join: None,
     }
 }
 

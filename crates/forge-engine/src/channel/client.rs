@@ -1,7 +1,7 @@
 //! The cloneable handle to a sandbox's channel.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +10,16 @@ use forge_wire::frame::MAX_DATA;
 use forge_wire::message::{
     self, Attested, Command, Report, Settings, TransferLimits, TransferSummary, Usage,
 };
-use forge_wire::{Event, Nonce, Secret, WINDOW};
+use forge_wire::{Event, Nonce, WINDOW, keyed_exec};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Introduction};
-use super::driver::{Driver, Order, Question};
+use super::driver::{Driver, NewExec, Order, Question};
 use super::streams::{Download, DownloadEnd, OutputReceiver, Remote, STALL_PATIENCE};
 use super::{ConnectError, Connector};
+use crate::engine::Credentials;
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::sandbox::RunningExec;
 use crate::task::{self, OwnedTask};
@@ -31,13 +32,38 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// How long files may take that are under way already: removing or unpacking a large tree.
 const FILES_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Which sandbox, and the secret that proves we own it.
+/// Which sandbox, and what proves that we own it.
 #[derive(Debug, Clone)]
 pub struct ChannelIdentity {
     /// The sandbox.
     pub id: SandboxId,
-    /// Its secret.
-    pub secret: Secret,
+    /// Its secret, and our epoch.
+    pub credentials: Credentials,
+}
+
+/// What those are told who come after the channel was closed for good.
+#[derive(Debug, Clone)]
+pub(super) struct Fate {
+    id: SandboxId,
+    /// Why the sandbox is another's; empty where contact was merely lost.
+    conflict: Arc<OnceLock<String>>,
+}
+
+impl Fate {
+    /// Notes the error that closes the channel.
+    pub(super) fn seal(&self, error: &EngineError) {
+        if error.kind == EngineErrorKind::Conflict {
+            self.conflict.get_or_init(|| error.message.clone());
+        }
+    }
+
+    fn closed(&self, operation: Operation) -> EngineError {
+        let (kind, message) = match self.conflict.get() {
+            Some(message) => (EngineErrorKind::Conflict, message.as_str()),
+            None => (EngineErrorKind::Lost, "contact with the sandbox was lost"),
+        };
+        EngineError::new(kind, operation, self.id.as_str(), message)
+    }
 }
 
 /// A handle to a sandbox's channel; the channel closes when the last one is dropped.
@@ -47,6 +73,7 @@ pub struct ChannelClient {
     orders: mpsc::UnboundedSender<Order>,
     numbers: Arc<AtomicU64>,
     attestation: Arc<Attestation>,
+    fate: Fate,
     _driver: Arc<OwnedTask<()>>,
 }
 
@@ -83,13 +110,18 @@ impl ChannelClient {
             establish(&*connector, &identity, settings.as_ref(), RECONNECT_BUDGET).await?;
         let (orders, inbox) = mpsc::unbounded_channel();
         let id = identity.id.clone();
-        let driver = Driver::new(connector, identity, inbox);
+        let fate = Fate {
+            id: id.clone(),
+            conflict: Arc::default(),
+        };
+        let driver = Driver::new(connector, identity, inbox, fate.clone());
         Ok(Self {
             id,
             orders,
             // Ids must never repeat in one sandbox, also not after a restart of this process.
             numbers: Arc::new(AtomicU64::new(fresh_number())),
             attestation: Arc::new(attestation(attested)),
+            fate,
             _driver: Arc::new(task::spawn("sandbox channel", driver.run(connection))),
         })
     }
@@ -107,37 +139,50 @@ impl ChannelClient {
     fn order(&self, operation: Operation, order: Order) -> Result<(), EngineError> {
         self.orders
             .send(order)
-            .map_err(|_| closed(operation, &self.id))
+            .map_err(|_| self.fate.closed(operation))
     }
 
-    /// Starts a command.
+    /// Starts a command, or joins one.
     ///
     /// # Errors
-    /// [`EngineErrorKind::Lost`] when the channel is closed for good.
+    /// [`EngineErrorKind::Rejected`] for a join without a key or with input;
+    /// [`EngineErrorKind::Lost`] or [`EngineErrorKind::Conflict`] when the channel is closed for
+    /// good.
     pub fn exec(&self, request: ExecRequest) -> Result<RunningExec, EngineError> {
-        let exec = self.number();
+        let (key, join) = (request.key, request.join);
+        if join.is_some() && (key.is_none() || request.stdin) {
+            return Err(EngineError::new(
+                EngineErrorKind::Rejected,
+                Operation::Exec,
+                self.id.as_str(),
+                "only a command that has a key and takes no input can be joined",
+            ));
+        }
+        let exec = key.map_or_else(|| self.number(), |key| keyed_exec(key.0));
         let (output, chunks) = mpsc::unbounded_channel();
         let (exit, exited) = oneshot::channel();
         let (stdin_taken, taken) = watch::channel(0);
         let command = command(request);
         self.order(
             Operation::Exec,
-            Order::Exec {
+            Order::Exec(NewExec {
                 exec,
                 command,
+                join,
                 output,
                 exit,
                 stdin_taken,
-            },
+            }),
         )?;
-        let lost = closed(Operation::Exec, &self.id);
+        let fate = self.fate.clone();
+        let from = join.map_or(0, |join| join.output_from);
         Ok(RunningExec {
             output: OutputReceiver {
                 exec,
                 chunks,
                 orders: self.orders.clone(),
-                taken: 0,
-                acknowledged: 0,
+                taken: from,
+                acknowledged: from,
             },
             remote: Remote {
                 exec,
@@ -148,7 +193,7 @@ impl ChannelClient {
             exit: Box::pin(async move {
                 match exited.await {
                     Ok(result) => result.map(exit_report),
-                    Err(_) => Err(lost),
+                    Err(_) => Err(fate.closed(Operation::Exec)),
                 }
             }),
         })
@@ -226,7 +271,7 @@ impl ChannelClient {
         self.order(Operation::Put, Order::PutEnd { transfer })?;
         match tokio::time::timeout(FILES_PATIENCE, outcome).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(closed(Operation::Put, &self.id)),
+            Ok(Err(_)) => Err(self.fate.closed(Operation::Put)),
             Err(_) => Err(silent(Operation::Put, &self.id)),
         }
     }
@@ -278,7 +323,7 @@ impl ChannelClient {
         };
         match tokio::time::timeout(patience, answered).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(closed(operation, &self.id)),
+            Ok(Err(_)) => Err(self.fate.closed(operation)),
             Err(_) => Err(silent(operation, &self.id)),
         }
     }
@@ -378,15 +423,6 @@ fn silent(operation: Operation, id: &SandboxId) -> EngineError {
     EngineError::new(EngineErrorKind::Lost, operation, id.as_str(), message)
 }
 
-pub(super) fn closed(operation: Operation, id: &SandboxId) -> EngineError {
-    EngineError::new(
-        EngineErrorKind::Lost,
-        operation,
-        id.as_str(),
-        "contact with the sandbox was lost",
-    )
-}
-
 /// Connects and shakes hands, trying again until `budget` is used up or there is no use in it.
 pub(super) async fn establish(
     connector: &dyn Connector,
@@ -401,7 +437,7 @@ pub(super) async fn establish(
         let introduction = claim.map_or(Introduction::Prove, Introduction::Claim);
         let opening = async {
             let stream = connector.connect().await.map_err(ConnectError::Connector)?;
-            Connection::open(stream, &identity.secret, fresh_nonce(), introduction)
+            Connection::open(stream, &identity.credentials, fresh_nonce(), introduction)
                 .await
                 .map_err(ConnectError::Handshake)
         };
@@ -426,7 +462,7 @@ fn fresh_nonce() -> Nonce {
     nonce
 }
 
-/// A random starting number with room for 2^32 more.
+/// A random starting number with room for 2^32 more; the highest bit is for execs with a key.
 fn fresh_number() -> u64 {
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
     (high >> 1) & !0xffff_ffff

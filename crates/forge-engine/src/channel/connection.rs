@@ -5,10 +5,11 @@ use std::io;
 use forge_wire::frame::{Lane, decode_message, encode_data, encode_message};
 use forge_wire::handshake::{End, Nonce};
 use forge_wire::message::{Attested, Settings};
-use forge_wire::{Event, Frame, FrameDecoder, PROTOCOL_VERSION, Proof, Request, Secret};
+use forge_wire::{Event, Frame, FrameDecoder, PROTOCOL_VERSION, Proof, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Duplex;
+use crate::engine::Credentials;
 
 /// Why a connection is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,8 @@ pub(super) enum ConnectionError {
     NotClaimed,
     #[error("the sandbox refused our proof")]
     Refused,
+    #[error("the sandbox serves an orchestrator of epoch {0}")]
+    Superseded(u64),
     #[error("the sandbox could not prove that it knows the secret")]
     Impostor,
     #[error("the sandbox said something out of turn")]
@@ -44,6 +47,7 @@ impl ConnectionError {
                 | Self::ClaimedByOther
                 | Self::NotClaimed
                 | Self::Refused
+                | Self::Superseded(_)
                 | Self::Impostor
         )
     }
@@ -74,10 +78,12 @@ impl Connection {
     /// Shakes hands over a fresh stream.
     pub(super) async fn open(
         stream: Box<dyn Duplex>,
-        secret: &Secret,
+        credentials: &Credentials,
         nonce: Nonce,
         introduction: Introduction<'_>,
     ) -> Result<(Self, Attested), ConnectionError> {
+        let Credentials { secret, epoch } = credentials;
+        let epoch = *epoch;
         let mut connection = Self {
             stream,
             decoder: FrameDecoder::default(),
@@ -101,22 +107,35 @@ impl Connection {
             Introduction::Claim(settings) => Request::Claim {
                 nonce,
                 secret: secret.clone(),
+                epoch,
                 settings: settings.clone(),
             },
             Introduction::Prove if !claimed => return Err(ConnectionError::NotClaimed),
             Introduction::Prove => Request::Prove {
                 nonce,
-                proof: Proof::make(secret, End::Client, &theirs, &nonce),
+                epoch,
+                proof: Proof::make(secret, End::Client, epoch, &theirs, &nonce),
             },
         };
         connection.send(&request)?;
         connection.flush().await?;
         match connection.event().await? {
             Event::Welcome { proof, attestation } => {
-                if !proof.is_from(secret, End::Sandbox, &theirs, &nonce) {
+                if !proof.is_from(secret, End::Sandbox, epoch, &theirs, &nonce) {
                     return Err(ConnectionError::Impostor);
                 }
                 Ok((connection, *attestation))
+            }
+            // Not taken on anybody's word: who believes it leaves the sandbox alone for good.
+            Event::Superseded {
+                epoch: newest,
+                proof,
+            } => {
+                let is_proved = proof.is_from(secret, End::Sandbox, newest, &theirs, &nonce);
+                if !is_proved || newest <= epoch {
+                    return Err(ConnectionError::Impostor);
+                }
+                Err(ConnectionError::Superseded(newest))
             }
             Event::Refused => Err(ConnectionError::Refused),
             _ => Err(ConnectionError::OutOfTurn),

@@ -4,14 +4,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use forge_core::Join;
 use forge_core::exec::OutputStream;
 use forge_wire::frame::{Data, Lane, decode_message};
 use forge_wire::message::{Command, Report, TransferError, TransferLimits, TransferSummary};
-use forge_wire::{Event, Frame, Request, WINDOW};
+use forge_wire::{Event, Frame, Request, WINDOW, is_keyed};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Connector;
-use super::client::{ChannelIdentity, RECONNECT_BUDGET, closed, establish};
+use super::client::{ChannelIdentity, Fate, RECONNECT_BUDGET, establish};
 use super::connection::{Connection, ConnectionError};
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::sandbox::OutputChunk;
@@ -24,16 +25,13 @@ type Answer<T> = oneshot::Sender<Result<T, EngineError>>;
 /// What handles ask of the driver.
 #[derive(Debug)]
 pub(super) enum Order {
-    Exec {
-        exec: u64,
-        command: Command,
-        output: mpsc::UnboundedSender<OutputChunk>,
-        exit: Answer<Report>,
-        stdin_taken: watch::Sender<u64>,
-    },
+    Exec(NewExec),
     OutputTaken {
         exec: u64,
         offset: u64,
+    },
+    Forget {
+        exec: u64,
     },
     Stdin {
         exec: u64,
@@ -83,6 +81,17 @@ pub(super) enum Order {
     },
 }
 
+/// A command to start or to join, and where what it does goes.
+#[derive(Debug)]
+pub(super) struct NewExec {
+    pub(super) exec: u64,
+    pub(super) command: Command,
+    pub(super) join: Option<Join>,
+    pub(super) output: mpsc::UnboundedSender<OutputChunk>,
+    pub(super) exit: Answer<Report>,
+    pub(super) stdin_taken: watch::Sender<u64>,
+}
+
 /// Requests with one answer; all may be repeated without harm.
 #[derive(Debug, Clone)]
 pub(super) enum Question {
@@ -117,8 +126,12 @@ impl Question {
 }
 
 struct ExecState {
-    /// Kept until the sandbox confirms the start, to be sent again after a broken connection.
+    /// Kept until the sandbox confirms the start, to be sent again after a broken connection; none
+    /// as well where it may not be started from here.
     unconfirmed: Option<Command>,
+    /// Requests to resume it that the sandbox has not answered on this connection. What comes of the
+    /// command before that was meant for whoever followed it earlier, and comes again.
+    resuming: u32,
     output: mpsc::UnboundedSender<OutputChunk>,
     exit: Answer<Report>,
     stdin_taken: watch::Sender<u64>,
@@ -162,6 +175,9 @@ pub(super) struct Driver {
     execs: HashMap<u64, ExecState>,
     transfers: HashMap<u64, TransferState>,
     questions: HashMap<u64, (Question, Answer<Event>)>,
+    /// Commands with a key whose end is written down, to be said again on a new connection.
+    forgotten: Vec<u64>,
+    fate: Fate,
 }
 
 /// Why the driver leaves its loop.
@@ -183,6 +199,7 @@ impl Driver {
         connector: Arc<dyn Connector>,
         identity: ChannelIdentity,
         orders: mpsc::UnboundedReceiver<Order>,
+        fate: Fate,
     ) -> Self {
         Self {
             connector,
@@ -191,6 +208,8 @@ impl Driver {
             execs: HashMap::new(),
             transfers: HashMap::new(),
             questions: HashMap::new(),
+            forgotten: Vec::new(),
+            fate,
         }
     }
 
@@ -246,41 +265,25 @@ impl Driver {
 
     fn order(&mut self, connection: &mut Connection, order: Order) -> Result<(), ConnectionError> {
         match order {
-            Order::Exec {
-                exec,
-                command,
-                output,
-                exit,
-                stdin_taken,
-            } => {
-                let request = Request::Exec {
-                    exec,
-                    command: command.clone(),
-                };
-                if let Err(error) = connection.send(&request) {
-                    // The caller is told; a dropped caller needs no answer.
-                    exit.send(Err(self.too_long(&error))).ok();
-                    return Ok(());
-                }
-                let state = ExecState {
-                    unconfirmed: Some(command),
-                    output,
-                    exit,
-                    stdin_taken,
-                    stdin: VecDeque::new(),
-                    stdin_ended: false,
-                    received: 0,
-                    acknowledged: 0,
-                };
-                self.execs.insert(exec, state);
+            Order::Exec(new) => {
+                self.begin(connection, new);
                 Ok(())
             }
             Order::OutputTaken { exec, offset } => {
-                let Some(state) = self.execs.get_mut(&exec) else {
-                    return Ok(());
-                };
-                state.acknowledged = state.acknowledged.max(offset);
+                match self.execs.get_mut(&exec) {
+                    Some(state) => state.acknowledged = state.acknowledged.max(offset),
+                    // What has a key keeps its output beyond its end.
+                    None if is_keyed(exec) => {}
+                    None => return Ok(()),
+                }
                 connection.send(&Request::OutputTaken { exec, offset })
+            }
+            Order::Forget { exec } => {
+                if is_keyed(exec) && !self.execs.contains_key(&exec) {
+                    self.forgotten.push(exec);
+                    connection.send(&Request::Forget { exec })?;
+                }
+                Ok(())
             }
             Order::Stdin {
                 exec,
@@ -311,6 +314,50 @@ impl Driver {
             }
             transfer => self.transfer_order(connection, transfer),
         }
+    }
+
+    /// Asks the sandbox to start a command, or whether it knows the one to join.
+    fn begin(&mut self, connection: &mut Connection, new: NewExec) {
+        let exec = new.exec;
+        let followed = self.execs.get(&exec);
+        if followed.is_some_and(|state| !state.exit.is_closed()) {
+            let message = "the command with this key is followed already";
+            // A dropped caller needs no answer, here and below.
+            new.exit.send(Err(self.conflict(message))).ok();
+            return;
+        }
+        let unanswered = followed.map_or(0, |state| state.resuming);
+        let (from, may_start) = new.join.map_or((0, true), |join| {
+            (join.output_from, join.may_start && join.output_from == 0)
+        });
+        let request = if new.join.is_some() {
+            Request::Resume {
+                exec,
+                from,
+                taken: from,
+            }
+        } else {
+            Request::Exec {
+                exec,
+                command: new.command.clone(),
+            }
+        };
+        if let Err(error) = connection.send(&request) {
+            new.exit.send(Err(self.too_long(&error))).ok();
+            return;
+        }
+        let state = ExecState {
+            unconfirmed: may_start.then_some(new.command),
+            resuming: unanswered + u32::from(new.join.is_some()),
+            output: new.output,
+            exit: new.exit,
+            stdin_taken: new.stdin_taken,
+            stdin: VecDeque::new(),
+            stdin_ended: false,
+            received: from,
+            acknowledged: from,
+        };
+        self.execs.insert(exec, state);
     }
 
     fn transfer_order(
@@ -386,6 +433,11 @@ impl Driver {
         }
     }
 
+    fn conflict(&self, message: &str) -> EngineError {
+        let id = self.identity.id.as_str();
+        EngineError::new(EngineErrorKind::Conflict, Operation::Exec, id, message)
+    }
+
     fn too_long(&self, error: &ConnectionError) -> EngineError {
         EngineError::new(
             EngineErrorKind::Rejected,
@@ -416,6 +468,10 @@ impl Driver {
         let Some(state) = self.execs.get_mut(&data.id) else {
             return Ok(());
         };
+        if state.resuming > 0 {
+            return Ok(());
+        }
+        state.unconfirmed = None;
         let end = data.offset + data.bytes.len() as u64;
         if data.offset > state.received || end > state.acknowledged + WINDOW {
             return Err(ConnectionError::OutOfTurn);
@@ -431,8 +487,9 @@ impl Driver {
             bytes,
         };
         state.received = end;
-        if state.output.send(chunk).is_err() {
-            // Nobody listens: take the output so that the command is not held up.
+        if state.output.send(chunk).is_err() && !is_keyed(data.id) {
+            // Nobody listens: take the output so that the command is not held up. What has a key is:
+            // somebody may join it who wants all of it.
             state.acknowledged = end;
             connection.send(&Request::OutputTaken {
                 exec: data.id,
@@ -476,14 +533,14 @@ impl Driver {
                 }
                 Ok(())
             }
-            Event::Exited { exec, report } => {
-                if let Some(state) = self.execs.remove(&exec) {
-                    // A caller that stopped waiting needs no answer.
-                    state.exit.send(Ok(report)).ok();
-                }
-                connection.send(&Request::Forget { exec })
-            }
+            Event::Exited { exec, report } => self.exited(connection, exec, report),
+            Event::Resumed { exec, from } => self.resumed(exec, from),
             Event::UnknownExec { exec } => self.unknown_exec(connection, exec),
+            Event::AlreadyStarted { exec } => {
+                let message = "a command with this key was started before; it is not started again";
+                self.fail_exec(exec, self.conflict(message));
+                Ok(())
+            }
             Event::StdinTaken { exec, offset } => {
                 if let Some(state) = self.execs.get_mut(&exec) {
                     state
@@ -522,10 +579,59 @@ impl Driver {
                 }
                 Ok(())
             }
-            Event::Greeting { .. } | Event::Welcome { .. } | Event::Refused => {
-                Err(ConnectionError::OutOfTurn)
-            }
+            Event::Greeting { .. }
+            | Event::Welcome { .. }
+            | Event::Refused
+            | Event::Superseded { .. } => Err(ConnectionError::OutOfTurn),
         }
+    }
+
+    fn exited(
+        &mut self,
+        connection: &mut Connection,
+        exec: u64,
+        report: Report,
+    ) -> Result<(), ConnectionError> {
+        if self
+            .execs
+            .get(&exec)
+            .is_some_and(|state| state.resuming > 0)
+        {
+            return Ok(());
+        }
+        if let Some(state) = self.execs.remove(&exec) {
+            // A caller that stopped waiting needs no answer.
+            state.exit.send(Ok(report)).ok();
+        }
+        if is_keyed(exec) {
+            return Ok(());
+        }
+        connection.send(&Request::Forget { exec })
+    }
+
+    /// The sandbox knows a command, and sends its output from `from` on.
+    fn resumed(&mut self, exec: u64, from: u64) -> Result<(), ConnectionError> {
+        let Some(state) = self.execs.get_mut(&exec) else {
+            return Ok(());
+        };
+        state.resuming = state
+            .resuming
+            .checked_sub(1)
+            .ok_or(ConnectionError::OutOfTurn)?;
+        if state.resuming > 0 {
+            return Ok(());
+        }
+        state.unconfirmed = None;
+        let wanted = state.received;
+        if from != wanted {
+            let message = format!(
+                "the sandbox has output of the command from byte {from} on; byte {wanted} was asked for"
+            );
+            let id = self.identity.id.as_str();
+            let kind = EngineErrorKind::Corrupt;
+            self.fail_exec(exec, EngineError::new(kind, Operation::Exec, id, message));
+        }
+        Ok(())
     }
 
     /// The sandbox does not know a command: it never arrived, and is sent again; or it was
@@ -535,30 +641,37 @@ impl Driver {
         connection: &mut Connection,
         exec: u64,
     ) -> Result<(), ConnectionError> {
-        match self.execs.get(&exec) {
-            None => return Ok(()),
-            Some(
-                state @ ExecState {
-                    unconfirmed: Some(command),
-                    ..
-                },
-            ) => {
-                connection.send(&Request::Exec {
-                    exec,
-                    command: command.clone(),
-                })?;
-                return state.send_input(exec, connection);
-            }
-            Some(_) => {}
+        // Without a question under way it answers a signal that came before the command was sent.
+        let Some(state) = self.execs.get_mut(&exec).filter(|state| state.resuming > 0) else {
+            return Ok(());
+        };
+        state.resuming -= 1;
+        if state.resuming > 0 {
+            return Ok(());
         }
+        let Some(command) = state.unconfirmed.clone() else {
+            let message = "the sandbox does not know the command";
+            let id = self.identity.id.as_str();
+            let kind = EngineErrorKind::Lost;
+            self.fail_exec(exec, EngineError::new(kind, Operation::Exec, id, message));
+            return Ok(());
+        };
+        let started = connection.send(&Request::Exec { exec, command });
+        let sent = started.map(|()| state.send_input(exec, connection));
+        match sent {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.fail_exec(exec, self.too_long(&error));
+                Ok(())
+            }
+        }
+    }
+
+    fn fail_exec(&mut self, exec: u64, error: EngineError) {
         if let Some(state) = self.execs.remove(&exec) {
             // A caller that stopped waiting needs no answer.
-            state
-                .exit
-                .send(Err(closed(Operation::Exec, &self.identity.id)))
-                .ok();
+            state.exit.send(Err(error)).ok();
         }
-        Ok(())
     }
 
     fn end_transfer(
@@ -589,13 +702,21 @@ impl Driver {
     /// On a new connection: resume every command, ask every open question again.
     fn reintroduce(&mut self, connection: &mut Connection) -> Result<(), ConnectionError> {
         for (&exec, state) in &mut self.execs {
-            // Resuming tells the sandbox what has arrived; it may send a window more from there.
-            state.acknowledged = state.received;
+            // Resuming tells the sandbox what has arrived; it may send a window more from there. What
+            // has arrived of a command with a key may not be written down yet.
+            if !is_keyed(exec) {
+                state.acknowledged = state.received;
+            }
+            state.resuming = 1;
             connection.send(&Request::Resume {
                 exec,
-                offset: state.received,
+                from: state.received,
+                taken: state.acknowledged,
             })?;
             state.send_input(exec, connection)?;
+        }
+        for &exec in &self.forgotten {
+            connection.send(&Request::Forget { exec })?;
         }
         for (&request, (question, _)) in &self.questions {
             connection.send(&question.request(request))?;
@@ -604,6 +725,7 @@ impl Driver {
     }
 
     async fn give_up(mut self, error: &EngineError) {
+        self.fate.seal(error);
         let id = &self.identity.id;
         let reason =
             |operation| EngineError::new(error.kind, operation, id.as_str(), error.message.clone());

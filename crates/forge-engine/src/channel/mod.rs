@@ -3,7 +3,11 @@
 //! A driver task owns the connection and all state; everything else holds a cloneable handle.
 //! When the connection breaks the driver makes a new one, proves itself, and resumes every
 //! command from the offset it has. Only when the sandbox is known to be gone, or stays out of
-//! reach for [`client::RECONNECT_BUDGET`], do the waiting callers get an error.
+//! reach for [`client::RECONNECT_BUDGET`], do the waiting callers get an error. They also do when an
+//! orchestrator of a higher epoch has taken the sandbox over: then nothing is tried again.
+//!
+//! A command with a key outlives its process: see [`forge_core::ExecKey`]. What nobody has
+//! acknowledged of its output stays in the sandbox, and so does its end until it is forgotten.
 
 mod client;
 mod connection;
@@ -15,7 +19,7 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use client::{ChannelClient, ChannelIdentity, RECONNECT_BUDGET};
-pub use streams::{Download, OutputReceiver, Remote};
+pub use streams::{Download, OutputReceiver, Remote, Wish, Wishes, detached};
 
 use self::connection::ConnectionError;
 use crate::error::{EngineError, EngineErrorKind, Operation};
@@ -56,6 +60,15 @@ impl ConnectError {
     fn into_engine_error(self, id: &SandboxId) -> EngineError {
         match self {
             Self::Connector(error) => error,
+            Self::Handshake(ConnectionError::Superseded(epoch)) => {
+                tracing::debug!(sandbox = %id, epoch, "superseded");
+                EngineError::new(
+                    EngineErrorKind::Conflict,
+                    Operation::Open,
+                    id.as_str(),
+                    "another orchestrator has taken this sandbox over",
+                )
+            }
             Self::Handshake(error) => EngineError::new(
                 if error.is_final() {
                     EngineErrorKind::Corrupt

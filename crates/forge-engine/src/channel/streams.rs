@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use forge_wire::WINDOW;
+use forge_core::ExecKey;
 use forge_wire::frame::MAX_DATA;
 use forge_wire::message::TransferSummary;
+use forge_wire::{WINDOW, is_keyed, keyed_exec};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::driver::Order;
@@ -19,7 +20,8 @@ const ACKNOWLEDGE_EVERY: u64 = WINDOW / 4;
 pub(super) const STALL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The output of a command. What is taken is acknowledged, so a slow reader slows the command
-/// down instead of filling memory.
+/// down instead of filling memory. Only the caller acknowledges the output of a command with a key:
+/// what is not, is given again to whoever joins it, and a full window of it holds the command up.
 #[derive(Debug)]
 pub struct OutputReceiver {
     pub(super) exec: u64,
@@ -34,30 +36,23 @@ impl OutputReceiver {
     pub async fn next(&mut self) -> Option<OutputChunk> {
         let chunk = self.chunks.recv().await?;
         self.taken = chunk.offset + chunk.bytes.len() as u64;
-        if self.taken - self.acknowledged >= ACKNOWLEDGE_EVERY {
-            self.acknowledged = self.taken;
-            // The driver is gone only when the channel is: nothing is left to acknowledge to.
-            self.orders
-                .send(Order::OutputTaken {
-                    exec: self.exec,
-                    offset: self.taken,
-                })
-                .ok();
+        if !is_keyed(self.exec) && self.taken - self.acknowledged >= ACKNOWLEDGE_EVERY {
+            self.acknowledge(self.taken);
         }
         Some(chunk)
     }
 
-    /// A receiver fed by a test or a fake engine; nothing is acknowledged.
-    #[must_use]
-    pub fn detached(chunks: mpsc::UnboundedReceiver<OutputChunk>) -> Self {
-        let (orders, _) = mpsc::unbounded_channel();
-        Self {
-            exec: 0,
-            chunks,
-            orders,
-            taken: 0,
-            acknowledged: 0,
+    /// Says that output up to `offset`, both streams together, is written down and will not be asked
+    /// for again. Counts for no more than what was taken from here.
+    pub fn acknowledge(&mut self, offset: u64) {
+        let offset = offset.min(self.taken);
+        if offset <= self.acknowledged {
+            return;
         }
+        self.acknowledged = offset;
+        let exec = self.exec;
+        // The driver is gone only when the channel is: nothing is left to acknowledge to.
+        self.orders.send(Order::OutputTaken { exec, offset }).ok();
     }
 }
 
@@ -79,7 +74,7 @@ impl Remote {
         for piece in bytes.chunks(MAX_DATA) {
             let end = self.stdin_sent + piece.len() as u64;
             self.stdin_taken
-                .wait_for(|taken| end - taken <= WINDOW)
+                .wait_for(|taken| end.saturating_sub(*taken) <= WINDOW)
                 .await
                 .map_err(|_| ended())?;
             let order = Order::Stdin {
@@ -110,18 +105,86 @@ impl Remote {
             .ok();
     }
 
-    /// A remote without a command behind it, for a fake engine.
-    #[must_use]
-    pub fn detached() -> Self {
-        let (orders, _) = mpsc::unbounded_channel();
-        let (_, stdin_taken) = watch::channel(0);
-        Self {
-            exec: 0,
-            orders,
-            stdin_taken,
-            stdin_sent: 0,
+    /// Says that the end of this command with a key is written down: the sandbox need not remember
+    /// it any longer, and nobody can join it any more. Its key stays used. Without effect before the
+    /// end was received, and for a command without a key, which is forgotten by itself.
+    pub fn forget(&self) {
+        // With the channel closed it is remembered until the sandbox is gone: no harm is done.
+        self.orders.send(Order::Forget { exec: self.exec }).ok();
+    }
+}
+
+/// What the caller of a command asks of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Output up to this offset is acknowledged.
+    Taken(u64),
+    /// A piece of standard input.
+    Stdin(Bytes),
+    /// The end of standard input.
+    StdinEnd,
+    /// A signal's number.
+    Signal(i32),
+    /// The command's end is written down.
+    Forget,
+}
+
+/// The wishes for one command of a fake engine.
+#[derive(Debug)]
+pub struct Wishes {
+    orders: mpsc::UnboundedReceiver<Order>,
+    stdin_taken: watch::Sender<u64>,
+}
+
+impl Wishes {
+    /// The next one; `None` when the caller has dropped what it could wish by.
+    pub async fn next(&mut self) -> Option<Wish> {
+        loop {
+            return Some(match self.orders.recv().await? {
+                Order::OutputTaken { offset, .. } => Wish::Taken(offset),
+                Order::Stdin { offset, bytes, .. } => {
+                    self.stdin_taken.send_replace(offset + bytes.len() as u64);
+                    Wish::Stdin(bytes)
+                }
+                Order::StdinEnd { .. } => Wish::StdinEnd,
+                Order::Signal { signal, .. } => Wish::Signal(signal),
+                Order::Forget { .. } => Wish::Forget,
+                // The two handles below give no other orders.
+                _ => continue,
+            });
         }
     }
+}
+
+/// Output, remote and wishes of a command of a fake engine; `from` is the offset that `chunks`
+/// begin with.
+#[must_use]
+pub fn detached(
+    chunks: mpsc::UnboundedReceiver<OutputChunk>,
+    key: Option<ExecKey>,
+    from: u64,
+) -> (OutputReceiver, Remote, Wishes) {
+    let (orders, inbox) = mpsc::unbounded_channel();
+    let (taken, stdin_taken) = watch::channel(0);
+    let exec = key.map_or(0, |key| keyed_exec(key.0));
+    let output = OutputReceiver {
+        exec,
+        chunks,
+        orders: orders.clone(),
+        taken: from,
+        acknowledged: from,
+    };
+    let remote = Remote {
+        exec,
+        orders,
+        stdin_taken,
+        stdin_sent: 0,
+    };
+    let wishes = Wishes {
+        orders: inbox,
+        stdin_taken: taken,
+    };
+    (output, remote, wishes)
 }
 
 fn ended() -> EngineError {
@@ -205,26 +268,6 @@ impl Download {
         let transfer = self.transfer;
         // Best effort: with the channel closed the transfer is over anyway.
         self.orders.send(Order::TransferCancel { transfer }).ok();
-    }
-
-    /// A download whose bytes are known, for a fake engine.
-    #[must_use]
-    pub fn detached(bytes: Bytes, summary: TransferSummary) -> Self {
-        let (pieces, receiver) = mpsc::unbounded_channel();
-        let (done, outcome) = oneshot::channel();
-        let (orders, _) = mpsc::unbounded_channel();
-        // Both receivers are alive in the value returned below.
-        pieces.send(bytes).ok();
-        done.send(Ok(summary)).ok();
-        Self {
-            transfer: 0,
-            pieces: receiver,
-            orders,
-            done: outcome,
-            taken: 0,
-            acknowledged: 0,
-            end: DownloadEnd::Open,
-        }
     }
 }
 

@@ -5,39 +5,49 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use forge_core::exec::OutputStream;
-use forge_core::{Ending, ExitReport};
+use forge_core::{Ending, ExecKey, ExecRequest, ExitReport, SandboxId};
 use forge_wire::WINDOW;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
+use futures::task::noop_waker_ref;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::channel::direct::{self, Wish, Wishes};
-use crate::error::EngineError;
+use crate::channel::{Wish, Wishes, detached};
+use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::sandbox::{OutputChunk, RunningExec};
 
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
+/// What is said to those whose sandbox somebody of a higher epoch has.
+pub(super) const SUPERSEDED: &str = "another orchestrator has taken this sandbox over";
 
 type Exit = Result<ExitReport, EngineError>;
 
 /// The one who gets output and end.
 struct Listener {
-    /// `None` when nobody reads the output any more, which `deserted` tells.
+    /// Which handle to the sandbox asked.
+    handle: u64,
+    /// `None` when nobody reads the output any more, which `deserted` tells, or no more comes.
     chunks: Option<mpsc::UnboundedSender<OutputChunk>>,
     deserted: BoxFuture<'static, ()>,
-    exit: oneshot::Sender<Exit>,
+    /// `None` when the end was told.
+    exit: Option<oneshot::Sender<Exit>>,
     wishes: Wishes,
 }
 
 #[derive(Default)]
 struct State {
     listener: Option<Listener>,
+    /// With a key: output is kept until it is acknowledged, and the end until it is forgotten.
+    keyed: bool,
+    forgotten: bool,
     /// What is not acknowledged, oldest first.
     held: VecDeque<OutputChunk>,
     /// Bytes that were written and kept.
@@ -60,9 +70,8 @@ struct State {
 pub(super) struct Command {
     started: Instant,
     output_limit: u64,
+    pub(super) key: Option<ExecKey>,
     state: Mutex<State>,
-    /// Bytes of standard input that were read.
-    taken: watch::Sender<u64>,
 }
 
 /// What happened to a command that waited.
@@ -82,15 +91,16 @@ pub(super) enum Incident {
 }
 
 impl Command {
-    pub(super) fn new(output_limit: u64, has_input: bool) -> Arc<Self> {
+    pub(super) fn new(request: &ExecRequest) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
-            output_limit,
+            output_limit: request.output_limit,
+            key: request.key,
             state: Mutex::new(State {
-                input_ended: !has_input,
+                keyed: request.key.is_some(),
+                input_ended: !request.stdin,
                 ..State::default()
             }),
-            taken: watch::Sender::new(0),
         })
     }
 
@@ -114,31 +124,58 @@ impl Command {
         .await
     }
 
-    /// A handle for a new listener, who takes the place of the one before.
-    pub(super) fn attach(&self, lost: EngineError) -> RunningExec {
+    /// Gives output from `from` on, and the end, to a new listener, who takes the place of the one
+    /// before; for `handle` to the sandbox `id`.
+    pub(super) fn attach(&self, from: u64, handle: u64, id: &SandboxId) -> RunningExec {
         let (chunks, receiver) = mpsc::unbounded_channel();
         let (exit, exited) = oneshot::channel();
-        let (output, remote, wishes) = direct::command(receiver, self.taken.subscribe());
-        let mut state = self.state();
-        for chunk in &state.held {
-            // The receiver is alive: it is returned below.
-            chunks.send(chunk.clone()).ok();
-        }
+        let (output, remote, wishes) = detached(receiver, self.key, from);
         let watched = chunks.clone();
-        state.listener = Some(Listener {
+        let listener = Listener {
+            handle,
             chunks: Some(chunks),
             deserted: async move { watched.closed().await }.boxed(),
-            exit,
+            exit: Some(exit),
             wishes,
-        });
-        state.tell_end();
-        state.wake();
-        drop(state);
+        };
+        let lost = error(
+            EngineErrorKind::Lost,
+            id,
+            "contact with the sandbox was lost",
+        );
+        if let Some(refused) = self.state().listen(listener, from, id) {
+            return failed(refused);
+        }
         RunningExec {
             output,
             remote,
             exit: Box::pin(async move { exited.await.unwrap_or(Err(lost)) }),
         }
+    }
+
+    /// Whoever listens by an older handle is told that the sandbox is another's.
+    pub(super) fn supersede(&self, id: &SandboxId) {
+        let mut state = self.state();
+        if let Some(mut listener) = state.listener.take()
+            && let Some(exit) = listener.exit.take()
+        {
+            let superseded = error(EngineErrorKind::Conflict, id, SUPERSEDED);
+            // A listener that stopped waiting needs no answer.
+            exit.send(Err(superseded)).ok();
+        }
+        if !state.keyed {
+            state.acknowledge(u64::MAX);
+        }
+        state.wake();
+    }
+
+    /// Whether nothing of it needs to be remembered, after the wishes of its listener.
+    pub(super) fn is_over(&self) -> bool {
+        let mut state = self.state();
+        if state.report.is_some() {
+            state.obey(&mut Context::from_waker(noop_waker_ref()));
+        }
+        state.lost || (state.report.is_some() && (!state.keyed || state.forgotten))
     }
 
     /// Writes, waiting while nobody takes what is written. False when the output limit is passed.
@@ -179,9 +216,7 @@ impl Command {
             Some(piece) => Some(Some(piece)),
             None => state.input_ended.then_some(None),
         });
-        let piece = piece.await?;
-        self.taken.send_modify(|taken| *taken += piece.len() as u64);
-        Some(piece)
+        piece.await
     }
 
     /// Waits until something else than its own program has ended it.
@@ -250,10 +285,38 @@ impl State {
         }
     }
 
-    fn send(&mut self, chunk: OutputChunk) {
+    /// Takes a new listener, unless what it wants is not there any more.
+    fn listen(&mut self, listener: Listener, from: u64, id: &SandboxId) -> Option<EngineError> {
+        if let Some(before) = &self.listener
+            && before.handle == listener.handle
+            && before.exit.as_ref().is_some_and(|exit| !exit.is_closed())
+        {
+            let message = "the command with this key is followed already";
+            return Some(error(EngineErrorKind::Conflict, id, message));
+        }
+        if !(self.acknowledged..=self.kept).contains(&from) {
+            let message = "the sandbox has other output of the command than was asked for";
+            return Some(error(EngineErrorKind::Corrupt, id, message));
+        }
+        self.acknowledge(from);
+        self.listener = Some(listener);
+        for chunk in self.held.clone() {
+            self.tell(chunk);
+        }
+        self.tell_end();
+        self.wake();
+        None
+    }
+
+    /// Gives the listener a piece of output; false when there is none.
+    fn tell(&self, chunk: OutputChunk) -> bool {
         let chunks = self.listener.as_ref();
         let chunks = chunks.and_then(|listener| listener.chunks.as_ref());
-        if chunks.is_some_and(|chunks| chunks.send(chunk.clone()).is_ok()) {
+        chunks.is_some_and(|chunks| chunks.send(chunk).is_ok())
+    }
+
+    fn send(&mut self, chunk: OutputChunk) {
+        if self.tell(chunk.clone()) || self.keyed {
             self.held.push_back(chunk);
         } else {
             self.acknowledge(u64::MAX);
@@ -263,10 +326,15 @@ impl State {
     fn acknowledge(&mut self, offset: u64) {
         self.acknowledged = self.acknowledged.max(offset.min(self.kept));
         let acknowledged = self.acknowledged;
-        let is_taken =
-            |chunk: &OutputChunk| chunk.offset + chunk.bytes.len() as u64 <= acknowledged;
-        while self.held.front().is_some_and(is_taken) {
-            self.held.pop_front();
+        while let Some(mut first) = self.held.pop_front() {
+            let taken = acknowledged.saturating_sub(first.offset);
+            let taken = usize::try_from(taken).unwrap_or(usize::MAX);
+            if taken < first.bytes.len() {
+                first.bytes = first.bytes.split_off(taken);
+                first.offset += taken as u64;
+                self.held.push_front(first);
+                return;
+            }
         }
     }
 
@@ -282,28 +350,37 @@ impl State {
         let Some(report) = self.report.clone() else {
             return;
         };
-        if let Some(listener) = self.listener.take() {
+        let Some(listener) = &mut self.listener else {
+            return;
+        };
+        listener.chunks = None;
+        // The channel of chunks is open as long as somebody watches it.
+        listener.deserted = std::future::pending().boxed();
+        if let Some(exit) = listener.exit.take() {
             // A listener that stopped waiting needs no answer.
-            listener.exit.send(Ok(report)).ok();
+            exit.send(Ok(report)).ok();
         }
     }
 
-    /// Follows what the listener ordered; gives the ending that this leads to.
+    /// Follows what the listener wishes; gives the ending that this leads to.
     fn obey(&mut self, context: &mut Context<'_>) -> Option<Ending> {
         loop {
             let listener = self.listener.as_mut()?;
-            let wish = listener.wishes.poll(context);
+            let wish = pin!(listener.wishes.next()).poll(context);
             if listener.chunks.is_some() && listener.deserted.poll_unpin(context).is_ready() {
                 listener.chunks = None;
-                self.acknowledge(u64::MAX);
+                if !self.keyed {
+                    self.acknowledge(u64::MAX);
+                }
             }
             let Poll::Ready(Some(wish)) = wish else {
                 return None;
             };
             match wish {
                 Wish::Taken(offset) => self.acknowledge(offset),
-                Wish::Input(bytes) => self.input.push_back(bytes),
-                Wish::InputEnd => self.input_ended = true,
+                Wish::Stdin(bytes) => self.input.push_back(bytes),
+                Wish::StdinEnd => self.input_ended = true,
+                Wish::Forget => self.forgotten |= self.report.is_some(),
                 Wish::Signal(signal) => {
                     if signal == SIGKILL || (signal == SIGTERM && !self.deaf) {
                         return Some(Ending::Killed);
@@ -311,5 +388,20 @@ impl State {
                 }
             }
         }
+    }
+}
+
+pub(super) fn error(kind: EngineErrorKind, id: &SandboxId, message: &str) -> EngineError {
+    EngineError::new(kind, Operation::Exec, id.as_str(), message)
+}
+
+/// A command that fails without ever having been one.
+pub(super) fn failed(error: EngineError) -> RunningExec {
+    let (_, receiver) = mpsc::unbounded_channel();
+    let (output, remote, _) = detached(receiver, None, 0);
+    RunningExec {
+        output,
+        remote,
+        exit: Box::pin(async move { Err(error) }),
     }
 }

@@ -7,16 +7,17 @@ use async_trait::async_trait;
 use forge_core::ownership::keys;
 use forge_core::sandbox::{OUTPUT, SPECIFICATION, TESTS};
 use forge_core::{DiskQuota, OwnerId, Profile, SandboxId, SandboxSpec, WorkspaceSpec};
-use forge_wire::Secret;
 use forge_wire::message::TransferLimits;
 use tokio::io::AsyncReadExt;
 
+use super::command::{Command, SUPERSEDED};
 use super::files::{Node, Tree};
 use super::sandbox::FakeSandbox;
 use super::world::{SandboxEntry, Stage, WorkspaceEntry, World, relative, volume};
 use super::{FakeEngine, pass};
 use crate::engine::{
-    Engine, EngineDescription, Fixtures, FoundObject, Inventory, PreparedImage, TarStream,
+    Credentials, Engine, EngineDescription, Fixtures, FoundObject, Inventory, PreparedImage,
+    TarStream,
 };
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::images::ImageStore;
@@ -203,17 +204,33 @@ fn still_there<'a>(
     })
 }
 
+/// Claims a sandbox, or proves that it is the caller's. Gives the commands that are to be told where
+/// somebody else had it before.
 fn claim(
     entry: &mut SandboxEntry,
     operation: Operation,
-    secret: &Secret,
-) -> Result<(), EngineError> {
-    if entry.secret.get_or_insert_with(|| secret.clone()) == secret {
-        return Ok(());
+    credentials: &Credentials,
+) -> Result<Vec<Arc<Command>>, EngineError> {
+    let id = entry.spec.id.clone();
+    let fails = |kind, message| Err(error(kind, operation, id.as_str(), message));
+    let owner = entry.owner.get_or_insert_with(|| credentials.clone());
+    if owner.secret != credentials.secret {
+        let message = "the handshake with the sandbox failed";
+        return fails(EngineErrorKind::Corrupt, message);
     }
-    let id = entry.spec.id.as_str();
-    let message = "the handshake with the sandbox failed";
-    Err(error(EngineErrorKind::Corrupt, operation, id, message))
+    if owner.epoch > credentials.epoch {
+        return fails(EngineErrorKind::Conflict, SUPERSEDED);
+    }
+    let taken_over = owner.epoch < credentials.epoch;
+    owner.epoch = credentials.epoch;
+    let commands = entry.commands().filter(|_| taken_over);
+    Ok(commands.cloned().collect())
+}
+
+fn supersede(commands: Vec<Arc<Command>>, id: &SandboxId) {
+    for command in commands {
+        command.supersede(id);
+    }
 }
 
 #[async_trait]
@@ -264,7 +281,7 @@ impl Engine for FakeEngine {
         &self,
         spec: &SandboxSpec,
         image: &PreparedImage,
-        secret: &Secret,
+        credentials: &Credentials,
     ) -> Result<Arc<dyn Sandbox>, EngineError> {
         const OPERATION: Operation = Operation::Create;
         let id = &spec.id;
@@ -276,13 +293,22 @@ impl Engine for FakeEngine {
             still_there(&mut self.world(), spec)?.stage = Stage::Started;
             pass(call.rest / 2).await;
         }
-        claim(still_there(&mut self.world(), spec)?, OPERATION, secret)?;
+        let claimed = claim(
+            still_there(&mut self.world(), spec)?,
+            OPERATION,
+            credentials,
+        )?;
+        supersede(claimed, id);
         let attestation = self.attestation(spec);
-        let sandbox = FakeSandbox::new(self.clone(), spec, attestation);
+        let sandbox = FakeSandbox::new(self.clone(), spec, attestation, credentials.epoch);
         call.finish(Ok(Arc::new(sandbox) as Arc<dyn Sandbox>)).await
     }
 
-    async fn open(&self, id: &SandboxId, secret: &Secret) -> Result<Arc<dyn Sandbox>, EngineError> {
+    async fn open(
+        &self,
+        id: &SandboxId,
+        credentials: &Credentials,
+    ) -> Result<Arc<dyn Sandbox>, EngineError> {
         const OPERATION: Operation = Operation::Open;
         let call = self.begin(OPERATION, id.as_str(), Some(id)).await?;
         let opened = self.world().live(id, OPERATION).and_then(|entry| {
@@ -295,12 +321,13 @@ impl Engine for FakeEngine {
                     message,
                 ));
             }
-            claim(entry, OPERATION, secret)?;
-            Ok(entry.spec.clone())
+            let claimed = claim(entry, OPERATION, credentials)?;
+            Ok((entry.spec.clone(), claimed))
         });
-        let opened = opened.map(|spec| {
+        let opened = opened.map(|(spec, claimed)| {
+            supersede(claimed, id);
             let attestation = self.attestation(&spec);
-            let sandbox = FakeSandbox::new(self.clone(), &spec, attestation);
+            let sandbox = FakeSandbox::new(self.clone(), &spec, attestation, credentials.epoch);
             Arc::new(sandbox) as Arc<dyn Sandbox>
         });
         call.finish(opened).await

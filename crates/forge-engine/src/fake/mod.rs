@@ -224,7 +224,7 @@ impl FakeEngine {
         let commands = world
             .sandboxes
             .values()
-            .map(|entry| entry.commands().count());
+            .map(|entry| entry.commands().filter(|it| !it.is_over()).count());
         Census {
             sandboxes: world.sandboxes.keys().cloned().collect(),
             workspaces: world.workspaces.keys().cloned().collect(),
@@ -237,6 +237,12 @@ impl FakeEngine {
     #[must_use]
     pub fn file(&self, workspace: &SandboxId, name: &str) -> Option<Bytes> {
         self.world().workspaces.get(workspace)?.tree.read(name)
+    }
+
+    fn next_handle(&self) -> u64 {
+        let mut world = self.world();
+        world.handles += 1;
+        world.handles
     }
 
     fn world(&self) -> MutexGuard<'_, World> {

@@ -57,7 +57,7 @@ impl Program {
             Ok(Stop::All(ending)) => self.engine.end_commands(&self.id, ending),
             Err(Fate::Ended | Fate::Lost) => {}
         }
-        self.engine.forget_command(&self.id, self.number);
+        self.engine.retire_command(&self.id, self.number);
     }
 
     async fn deadline(&self) -> Stop {

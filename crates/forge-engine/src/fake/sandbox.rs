@@ -11,7 +11,7 @@ use forge_core::{
 use forge_wire::message::{TransferLimits, TransferSummary};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::command::Command;
+use super::command::{self, Command, SUPERSEDED};
 use super::files::Failed;
 use super::program::{NO_ENTRY, Step};
 use super::run::Program;
@@ -30,12 +30,24 @@ pub(super) struct FakeSandbox {
     id: SandboxId,
     attestation: Attestation,
     has_network: bool,
+    /// Of whoever has this handle.
+    epoch: u64,
+    /// Tells this handle from all others.
+    handle: u64,
 }
 
 impl FakeSandbox {
-    pub(super) fn new(engine: FakeEngine, spec: &SandboxSpec, attestation: Attestation) -> Self {
+    pub(super) fn new(
+        engine: FakeEngine,
+        spec: &SandboxSpec,
+        attestation: Attestation,
+        epoch: u64,
+    ) -> Self {
+        let handle = engine.next_handle();
         Self {
             engine,
+            epoch,
+            handle,
             id: spec.id.clone(),
             attestation,
             has_network: spec.network.is_some(),
@@ -49,7 +61,10 @@ impl FakeSandbox {
             .engine
             .begin(operation, &subject, Some(&self.id))
             .await?;
-        self.engine.world().live(&self.id, operation)?;
+        let owner = self.engine.world().live(&self.id, operation)?.owner.clone();
+        if owner.is_some_and(|owner| owner.epoch > self.epoch) {
+            return Err(self.error(EngineErrorKind::Conflict, operation, SUPERSEDED));
+        }
         Ok(call)
     }
 
@@ -77,6 +92,42 @@ impl FakeSandbox {
         unpacked
     }
 
+    /// What becomes of a request for a command that was started before, or may not be started; `None`
+    /// where it is to be started.
+    fn follow(&self, request: &ExecRequest) -> Option<RunningExec> {
+        let key = request.key?;
+        let mut world = self.engine.world();
+        let (found, known) = world.live(&self.id, Operation::Exec).ok()?.by_key(key);
+        drop(world);
+        let fails = |kind, message| Some(command::failed(command::error(kind, &self.id, message)));
+        match (request.join, found) {
+            (Some(join), Some(found)) => {
+                Some(found.attach(join.output_from, self.handle, &self.id))
+            }
+            (Some(join), None) if !known && join.may_start && join.output_from == 0 => None,
+            (Some(_), None) => fails(
+                EngineErrorKind::Lost,
+                "the sandbox does not know the command",
+            ),
+            (None, _) if known => {
+                let message = "a command with this key was started before; it is not started again";
+                fails(EngineErrorKind::Conflict, message)
+            }
+            (None, _) => None,
+        }
+    }
+
+    fn begin_command(&self, request: &ExecRequest, call: &Ongoing) -> RunningExec {
+        let command = Command::new(request);
+        let Some(number) = self.engine.add_command(&self.id, &command) else {
+            let message = "the sandbox is gone";
+            return command::failed(command::error(EngineErrorKind::Lost, &self.id, message));
+        };
+        let running = command.attach(0, self.handle, &self.id);
+        self.start(&command, number, request, call);
+        running
+    }
+
     /// What a command does, and who runs it where it takes time.
     fn start(&self, command: &Arc<Command>, number: u64, request: &ExecRequest, call: &Ongoing) {
         let mut steps = Vec::new();
@@ -101,7 +152,7 @@ impl FakeSandbox {
             }
         }
         if !command.is_running() {
-            self.engine.forget_command(&self.id, number);
+            self.engine.retire_command(&self.id, number);
             return;
         }
         let Some(lifetime) = self.engine.lifetime(&self.id) else {
@@ -227,16 +278,13 @@ impl Sandbox for FakeSandbox {
         const OPERATION: Operation = Operation::Exec;
         let last = request.argv.last().map_or("", String::as_str);
         let call = self.begin(OPERATION, last).await?;
-        let command = Command::new(request.output_limit, request.stdin);
-        let lost = || {
-            let message = "contact with the sandbox was lost";
-            self.error(EngineErrorKind::Lost, OPERATION, message)
-        };
-        let Some(number) = self.engine.add_command(&self.id, &command) else {
-            return Err(lost());
-        };
-        let running = command.attach(lost());
-        self.start(&command, number, &request, &call);
+        if request.join.is_some() && (request.key.is_none() || request.stdin) {
+            let message = "only a command that has a key and takes no input can be joined";
+            return Err(self.error(EngineErrorKind::Rejected, OPERATION, message));
+        }
+        let running = self
+            .follow(&request)
+            .unwrap_or_else(|| self.begin_command(&request, &call));
         call.finish(Ok(running)).await
     }
 

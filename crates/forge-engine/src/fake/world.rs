@@ -1,20 +1,21 @@
 //! What exists in the fake engine, and what happens to it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use forge_core::sandbox::WORKSPACE;
-use forge_core::{Attestation, Ending, ResourceUsage, Role, SandboxId, SandboxSpec, WorkspaceSpec};
-use forge_wire::Secret;
+use forge_core::{
+    Attestation, Ending, ExecKey, ResourceUsage, Role, SandboxId, SandboxSpec, WorkspaceSpec,
+};
 use tokio::time::Instant;
 
 use super::FakeEngine;
 use super::command::Command;
 use super::faults::{Call, Faults, Plan, hash};
 use super::files::{Failed, Node, Tree};
-use crate::engine::{FoundObject, ObjectKind, PreparedImage};
+use crate::engine::{Credentials, FoundObject, ObjectKind, PreparedImage};
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::sandbox::{Condition, EgressRecords};
 use crate::task::OwnedTask;
@@ -34,13 +35,15 @@ pub(super) struct SandboxEntry {
     image: String,
     pub(super) stage: Stage,
     /// Whoever claimed it.
-    pub(super) secret: Option<Secret>,
+    pub(super) owner: Option<Credentials>,
     /// When it ends by itself.
     pub(super) lifetime: Instant,
     /// What its PID 1 ended with.
     pub(super) ended: Option<i64>,
     commands: BTreeMap<u64, Running>,
     next: u64,
+    /// Keys of commands that were started, whatever became of them.
+    keys: BTreeSet<ExecKey>,
     /// Processes that no command waits for.
     background: u64,
     pub(super) usage: ResourceUsage,
@@ -52,11 +55,12 @@ impl SandboxEntry {
             spec: Arc::new(spec.clone()),
             image: image.runnable.clone(),
             stage: Stage::Made,
-            secret: None,
+            owner: None,
             lifetime: Instant::now() + spec.max_lifetime,
             ended: None,
             commands: BTreeMap::new(),
             next: 0,
+            keys: BTreeSet::new(),
             background: 0,
             usage: ResourceUsage {
                 memory_peak_bytes: 1024,
@@ -87,6 +91,13 @@ impl SandboxEntry {
     pub(super) fn commands(&self) -> impl Iterator<Item = &Arc<Command>> {
         self.commands.values().map(|(command, _)| command)
     }
+
+    /// The command with this key, unless it is forgotten; and whether one was ever started.
+    pub(super) fn by_key(&self, key: ExecKey) -> (Option<Arc<Command>>, bool) {
+        let mut commands = self.commands();
+        let found = commands.find(|command| command.key == Some(key) && !command.is_over());
+        (found.cloned(), self.keys.contains(&key))
+    }
 }
 
 pub(super) struct WorkspaceEntry {
@@ -116,6 +127,7 @@ pub(super) struct World {
     pub(super) calls: Option<Vec<String>>,
     pub(super) of_operation: HashMap<Operation, u64>,
     pub(super) of_subject: HashMap<(Operation, u64), u64>,
+    pub(super) handles: u64,
     /// What PID 1 of every sandbox ended with.
     pub(super) ended: Option<i64>,
     pub(super) survivors: u32,
@@ -253,6 +265,7 @@ impl FakeEngine {
         let entry = world.sandboxes.get_mut(id)?;
         entry.next += 1;
         let number = entry.next;
+        entry.keys.extend(command.key);
         entry.commands.insert(number, (command.clone(), None));
         let running = entry.commands.len() as u64 + entry.background;
         entry.usage.pids_peak = entry.usage.pids_peak.max(running);
@@ -268,13 +281,20 @@ impl FakeEngine {
         }
     }
 
-    pub(super) fn forget_command(&self, id: &SandboxId, number: u64) {
+    /// Lets go of a command that has ended, as far as nobody can ask for it any more.
+    pub(super) fn retire_command(&self, id: &SandboxId, number: u64) {
         let mut world = self.world();
-        let entry = world.sandboxes.get_mut(id);
-        let gone = entry.and_then(|entry| entry.commands.remove(&number));
+        let Some(entry) = world.sandboxes.get_mut(id) else {
+            return;
+        };
+        let command = entry.commands.get_mut(&number);
+        let task = command.and_then(|(_, task)| task.take());
+        let over = entry.commands.get(&number);
+        let over = over.is_some_and(|(command, _)| command.is_over());
+        let gone = over.then(|| entry.commands.remove(&number));
         drop(world);
         // Outside of the lock: a task that is dropped may drop what takes it.
-        drop(gone);
+        drop((task, gone));
     }
 
     /// Ends everything in a sandbox like this.

@@ -38,13 +38,15 @@ async fn output_is_resumed_where_a_broken_connection_left_it() {
         second.hear().await,
         Request::Resume {
             exec: id,
-            offset: 6
+            from: 6,
+            taken: 6
         }
     );
     let Some(Frame::Data(again)) = second.frame().await else {
         panic!("no input")
     };
     assert_eq!((again.offset, &again.bytes[..]), (0, &b"input"[..]));
+    second.say(Event::Resumed { exec: id, from: 6 }).await;
     // What the client has already is left out, however the sandbox cuts it.
     second.output(id, 0, b"hello world").await;
     second

@@ -6,4 +6,5 @@
 )]
 
 mod behaviour;
+mod keys;
 mod peer;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use forge_core::{ExecRequest, SandboxId};
 use forge_engine::channel::{ChannelIdentity, Connector, Duplex};
-use forge_engine::{EngineError, EngineErrorKind, Operation};
+use forge_engine::{Credentials, EngineError, EngineErrorKind, Operation};
 use forge_wire::frame::{Lane, decode_message, encode_data, encode_message};
 use forge_wire::handshake::End;
 use forge_wire::message::{Attested, Ending, Report, Settings};
@@ -27,6 +27,11 @@ impl Streams {
             stream: theirs,
             decoder: FrameDecoder::default(),
         }
+    }
+
+    /// Connections that nobody has taken.
+    pub(crate) fn left(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 }
 
@@ -53,9 +58,15 @@ pub(crate) fn streams() -> Arc<Streams> {
 pub(crate) fn identity() -> ChannelIdentity {
     ChannelIdentity {
         id: SandboxId::new("sandbox").unwrap(),
-        secret: secret(),
+        credentials: Credentials {
+            secret: secret(),
+            epoch: EPOCH,
+        },
     }
 }
+
+/// The client's epoch.
+pub(crate) const EPOCH: u64 = 3;
 
 pub(crate) fn secret() -> Secret {
     Secret::new([9; 32])
@@ -79,6 +90,8 @@ pub(crate) fn request() -> ExecRequest {
         timeout: None,
         grace: Duration::ZERO,
         output_limit: 1 << 40,
+        key: None,
+        join: None,
     }
 }
 
@@ -150,6 +163,17 @@ impl Peer {
         .await;
     }
 
+    /// Answers the client's introduction as a sandbox that serves another client, of `epoch`; `own`
+    /// is the secret that it knows.
+    pub(crate) async fn supersede(&mut self, epoch: u64, own: Secret) {
+        self.only_greet(true).await;
+        let Request::Prove { nonce, .. } = self.hear().await else {
+            panic!("no proof")
+        };
+        let proof = Proof::make(&own, End::Sandbox, epoch, &[1; 32], &nonce);
+        self.say(Event::Superseded { epoch, proof }).await;
+    }
+
     /// Shakes hands as the sandbox that knows the secret.
     pub(crate) async fn greet(&mut self, claimed: bool) {
         self.greet_with(claimed, secret(), secret()).await;
@@ -163,14 +187,16 @@ impl Peer {
             Request::Claim { nonce, .. } => nonce,
             Request::Prove {
                 nonce: theirs,
+                epoch,
                 proof,
             } => {
-                assert!(proof.is_from(&expected, End::Client, &nonce, &theirs));
+                assert_eq!(epoch, EPOCH);
+                assert!(proof.is_from(&expected, End::Client, EPOCH, &nonce, &theirs));
                 theirs
             }
             other => panic!("an introduction was expected, not {other:?}"),
         };
-        let proof = Proof::make(&own, End::Sandbox, &nonce, &theirs);
+        let proof = Proof::make(&own, End::Sandbox, EPOCH, &nonce, &theirs);
         let attestation = Box::new(Attested {
             capabilities: 0,
             bounding_capabilities: 0,

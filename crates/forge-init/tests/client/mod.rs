@@ -18,6 +18,8 @@ pub use sandbox::{Sandbox, wait_until};
 /// How long anything may take before a test fails; nothing waits this long when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const SECRET: [u8; 32] = [7; 32];
+/// The epoch of clients that claim, and prove, without one of their own.
+pub const EPOCH: u64 = 3;
 pub const LIMITS: TransferLimits = TransferLimits {
     bytes: 1 << 30,
     entries: 100_000,
@@ -171,28 +173,57 @@ impl Client {
         self.send(&Request::Claim {
             nonce,
             secret: Secret::new(SECRET),
+            epoch: EPOCH,
             settings,
         });
-        self.welcome(&nonce)
+        self.welcome(EPOCH, &nonce)
     }
 
     pub fn prove(&mut self) -> Box<Attested> {
+        self.prove_epoch(EPOCH)
+    }
+
+    pub fn prove_epoch(&mut self, epoch: u64) -> Box<Attested> {
+        let nonce = self.send_proof(epoch);
+        self.welcome(epoch, &nonce)
+    }
+
+    /// Proves an epoch that the sandbox has left behind; gives the one that it says it serves.
+    pub fn prove_superseded(&mut self, epoch: u64) -> u64 {
+        let nonce = self.send_proof(epoch);
+        match self.receive() {
+            Some(Incoming::Event(Event::Superseded { epoch, proof })) => {
+                let secret = Secret::new(SECRET);
+                assert!(proof.is_from(&secret, End::Sandbox, epoch, &self.sandbox_nonce, &nonce));
+                assert_eq!(self.receive(), None);
+                epoch
+            }
+            other => panic!("not superseded but {other:?}"),
+        }
+    }
+
+    fn send_proof(&mut self, epoch: u64) -> Nonce {
         let nonce = [3; 32];
         let proof = Proof::make(
             &Secret::new(SECRET),
             End::Client,
+            epoch,
             &self.sandbox_nonce,
             &nonce,
         );
-        self.send(&Request::Prove { nonce, proof });
-        self.welcome(&nonce)
+        self.send(&Request::Prove {
+            nonce,
+            epoch,
+            proof,
+        });
+        nonce
     }
 
-    fn welcome(&mut self, nonce: &Nonce) -> Box<Attested> {
+    fn welcome(&mut self, epoch: u64, nonce: &Nonce) -> Box<Attested> {
         match self.receive() {
             Some(Incoming::Event(Event::Welcome { proof, attestation })) => {
                 let secret = Secret::new(SECRET);
-                assert!(proof.is_from(&secret, End::Sandbox, &self.sandbox_nonce, nonce));
+                assert!(proof.is_from(&secret, End::Sandbox, epoch, &self.sandbox_nonce, nonce));
                 attestation
             }
             other => panic!("no welcome but {other:?}"),
@@ -255,6 +286,20 @@ impl Client {
             stderr,
             report,
         }
+    }
+
+    /// Resumes an exec from an offset that the sandbox has.
+    pub fn resume(&mut self, exec: u64, from: u64, taken: u64) {
+        assert_eq!(self.resume_anywhere(exec, from, taken), from);
+    }
+
+    /// Resumes an exec; gives the offset that the sandbox names.
+    pub fn resume_anywhere(&mut self, exec: u64, from: u64, taken: u64) -> u64 {
+        self.send(&Request::Resume { exec, from, taken });
+        self.wait_for(|event| match event {
+            Event::Resumed { exec: id, from } if *id == exec => Some(*from),
+            _ => None,
+        })
     }
 
     pub fn exited(&mut self, exec: u64) -> Report {

@@ -1,6 +1,8 @@
 //! The channel: who gets in, who does not, and that nobody else disturbs.
 
-use crate::client::{Client, Incoming, SECRET, Sandbox, program, script, settings, wait_until};
+use crate::client::{
+    Client, EPOCH, Incoming, SECRET, Sandbox, program, script, settings, wait_until,
+};
 use forge_wire::frame::Lane;
 use forge_wire::handshake::End;
 use forge_wire::message::Ending;
@@ -38,6 +40,7 @@ fn a_forged_or_replayed_handshake_is_refused() {
     second_claim.send(&Request::Claim {
         nonce: [9; 32],
         secret: Secret::new([1; 32]),
+        epoch: EPOCH,
         settings: settings(),
     });
     assert!(is_refused(&mut second_claim));
@@ -47,10 +50,15 @@ fn a_forged_or_replayed_handshake_is_refused() {
     let proof = Proof::make(
         &Secret::new([1; 32]),
         End::Client,
+        EPOCH,
         &forged.sandbox_nonce,
         &nonce,
     );
-    forged.send(&Request::Prove { nonce, proof });
+    forged.send(&Request::Prove {
+        nonce,
+        epoch: EPOCH,
+        proof,
+    });
     assert!(is_refused(&mut forged));
 
     // A proof that was right for another connection.
@@ -58,12 +66,17 @@ fn a_forged_or_replayed_handshake_is_refused() {
     let proof = Proof::make(
         &Secret::new(SECRET),
         End::Client,
+        EPOCH,
         &old.sandbox_nonce,
         &nonce,
     );
     let mut replayed = sandbox.connect();
     assert_ne!(replayed.sandbox_nonce, old.sandbox_nonce);
-    replayed.send(&Request::Prove { nonce, proof });
+    replayed.send(&Request::Prove {
+        nonce,
+        epoch: EPOCH,
+        proof,
+    });
     assert!(is_refused(&mut replayed));
 
     // The sandbox's own proof sent back.
@@ -71,10 +84,15 @@ fn a_forged_or_replayed_handshake_is_refused() {
     let proof = Proof::make(
         &Secret::new(SECRET),
         End::Sandbox,
+        EPOCH,
         &echoed.sandbox_nonce,
         &nonce,
     );
-    echoed.send(&Request::Prove { nonce, proof });
+    echoed.send(&Request::Prove {
+        nonce,
+        epoch: EPOCH,
+        proof,
+    });
     assert!(is_refused(&mut echoed));
     client.ping();
 }
@@ -173,7 +191,8 @@ fn a_bridge_gets_through_while_the_task_floods_the_socket() {
     client.ping();
     client.send(&Request::Resume {
         exec: flood,
-        offset: 0,
+        from: 0,
+        taken: 0,
     });
     assert_eq!(client.kill_all(), 0);
     assert_eq!(client.exited(flood).ending, Ending::Killed);
@@ -204,7 +223,11 @@ fn a_client_that_breaks_the_protocol_is_disconnected_and_nothing_else() {
     assert_eq!(client.receive(), None);
     let mut client = sandbox.reconnect();
     client.send(&Request::Signal { exec, signal: 9 });
-    client.send(&Request::Resume { exec, offset: 0 });
+    client.send(&Request::Resume {
+        exec,
+        from: 0,
+        taken: 0,
+    });
     assert_eq!(client.exited(exec).ending, Ending::Killed);
 }
 

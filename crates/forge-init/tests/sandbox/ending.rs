@@ -50,7 +50,11 @@ fn a_deadline_holds_for_a_stopped_process_with_nobody_connected() {
         sandbox.processes().is_empty().then_some(())
     });
     let mut client = sandbox.reconnect();
-    client.send(&Request::Resume { exec, offset: 0 });
+    client.send(&Request::Resume {
+        exec,
+        from: 0,
+        taken: 0,
+    });
     assert_eq!(client.exited(exec).ending, Ending::DeadlineExceeded);
 }
 

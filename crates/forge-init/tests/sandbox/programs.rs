@@ -282,19 +282,20 @@ fn output_is_resumed_after_a_reconnect() {
         }
         drop(client);
         client = sandbox.reconnect();
-        client.send(&Request::Resume { exec, offset: have });
+        client.resume(exec, have, have);
     }
-    take_numbers(&mut client, exec, &mut numbers, have);
+    let all = take_numbers(&mut client, exec, &mut numbers, have);
     // The end is told again, until it is forgotten.
     drop(client);
     let mut client = sandbox.reconnect();
-    client.send(&Request::Resume {
-        exec,
-        offset: u64::MAX,
-    });
+    client.resume(exec, all, all);
     assert_eq!(client.exited(exec).ending, Ending::Exited(0));
     client.send(&Request::Forget { exec });
-    client.send(&Request::Resume { exec, offset: 0 });
+    client.send(&Request::Resume {
+        exec,
+        from: 0,
+        taken: 0,
+    });
     client.wait_for(|event| (*event == Event::UnknownExec { exec }).then_some(()));
 }
 
@@ -309,7 +310,11 @@ fn an_exec_ends_while_nobody_is_connected() {
         sandbox.processes().is_empty().then_some(())
     });
     let mut client = sandbox.reconnect();
-    client.send(&Request::Resume { exec, offset: 0 });
+    client.send(&Request::Resume {
+        exec,
+        from: 0,
+        taken: 0,
+    });
     let outcome = client.finish(exec);
     assert_eq!(outcome.stdout, b"before\nafter\n");
     assert_eq!(outcome.report.ending, Ending::Exited(5));

@@ -10,7 +10,7 @@ use forge_core::{
     Failure, Outcome, PhaseName, Profile, Reason, Role, SandboxId, SandboxSpec, Transition,
     WorkspaceSpec,
 };
-use forge_engine::{EngineError, PreparedImage, Sandbox};
+use forge_engine::{Credentials, EngineError, PreparedImage, Sandbox};
 use forge_store::ObjectKind;
 use forge_wire::Secret;
 use forge_wire::message::TransferLimits;
@@ -231,7 +231,7 @@ impl Attempt<'_> {
         let sandbox = self
             .context
             .engine
-            .create(&spec, image, &fresh_secret())
+            .create(&spec, image, &fresh_credentials())
             .await;
         let sandbox = sandbox.map_err(|error| engine_failure(&error))?;
         // Nobody waits for it any more when the run is over.
@@ -331,9 +331,12 @@ fn unreadable(error: &io::Error) -> Outcome {
 }
 
 /// 244 random bits: two version 4 UUIDs.
-fn fresh_secret() -> Secret {
+fn fresh_credentials() -> Credentials {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     bytes[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    Secret::new(bytes)
+    Credentials {
+        secret: Secret::new(bytes),
+        epoch: 1,
+    }
 }
