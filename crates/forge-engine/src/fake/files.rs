@@ -187,6 +187,9 @@ impl Tree {
     /// Removes a file or a whole tree; success when it is not there.
     pub(super) fn remove(&mut self, name: &[u8]) -> Result<(), Failed> {
         let name = clean(name)?;
+        if name.is_empty() {
+            return failed(EngineErrorKind::Rejected, &name, "it is the workspace");
+        }
         if let Some(above) = parent(&name)
             && matches!(self.get(above), Some(Node::Link(_) | Node::File { .. }))
         {

@@ -186,10 +186,8 @@ impl Files for FakeSandbox {
     ) -> Result<TransferSummary, EngineError> {
         const OPERATION: Operation = Operation::Put;
         let call = self.begin(OPERATION, directory).await?;
-        let most = limits
-            .entries
-            .saturating_mul(HEAD)
-            .saturating_add(limits.bytes);
+        let entries = limits.entries.saturating_add(2);
+        let most = entries.saturating_mul(HEAD).saturating_add(limits.bytes);
         let mut stream = Vec::new();
         let read = tar.take(most).read_to_end(&mut stream).await;
         if let Err(source) = read {
@@ -223,14 +221,14 @@ impl Files for FakeSandbox {
     async fn remove(&self, path: &str) -> Result<(), EngineError> {
         const OPERATION: Operation = Operation::Put;
         let call = self.begin(OPERATION, &format!("remove {path}")).await?;
-        let name = relative(path);
-        let removed = match self.engine.world().workspace_of(&self.id) {
-            _ if !path.starts_with(WORKSPACE) || name.is_empty() => Err((
+        let name = path.strip_prefix(WORKSPACE);
+        let name = name.filter(|name| name.starts_with('/'));
+        let removed = match (name, self.engine.world().workspace_of(&self.id)) {
+            (Some(name), Some(workspace)) => workspace.tree.remove(name.as_bytes()),
+            _ => Err((
                 EngineErrorKind::Rejected,
                 "it is not below the workspace".to_owned(),
             )),
-            None => Err((EngineErrorKind::NotFound, "no workspace".to_owned())),
-            Some(workspace) => workspace.tree.remove(name),
         };
         // A removal says only whether it was done.
         let removed = removed
