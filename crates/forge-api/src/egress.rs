@@ -2,6 +2,10 @@
 //!
 //! The engine sends [`ControlRequest`]s and is answered in the same order; [`ControlEvent`]s that
 //! are no answers come between.
+//!
+//! The proxy outlives its engine: policies stay in force, and every record of a connection waits
+//! until an engine says that it was taken, so that the next engine gets what the one before it did
+//! not hand on.
 
 use std::net::IpAddr;
 
@@ -11,7 +15,7 @@ use forge_core::egress::EgressPolicy;
 use serde::{Deserialize, Serialize};
 
 /// Version of these documents; proxy and engine must have the same.
-pub const CONTROL_VERSION: u32 = 1;
+pub const CONTROL_VERSION: u32 = 2;
 /// The longest line either side accepts, in bytes.
 pub const CONTROL_LINE_BYTES: usize = 1024 * 1024;
 /// The most bytes of one connection to a server that the system keeps for the proxy, and those that
@@ -44,11 +48,30 @@ pub enum ControlRequest {
         /// Addresses that are denied at every level besides the built-in ones: those of the
         /// engine's machine. They take the place of all that were sent before.
         denied: Vec<forge_core::egress::AddressRange>,
+        /// Tells this engine's connections from those of other engines, and no two engines have the
+        /// same. The newest engine controls the proxy; one that it took the place of never does
+        /// again.
+        engine: String,
     },
     /// Opens a sandbox's socket, or changes the policy of one that is open; connections that the
     /// new policy forbids are ended. Answered when the socket listens and they are.
     Set(Box<SandboxPolicy>),
-    /// Closes a sandbox's socket and ends its connections; success when there is none.
+    /// Asks what an earlier engine left of a sandbox. Answered with its counters and
+    /// [`Inheritance`], after every record of it that was not taken; with neither where there is no
+    /// such sandbox.
+    Inherit {
+        /// Which sandbox.
+        sandbox: String,
+    },
+    /// The records of a sandbox up to this number were handed on and need not be kept.
+    Taken {
+        /// Which sandbox.
+        sandbox: String,
+        /// The number of the last of them.
+        number: u64,
+    },
+    /// Closes a sandbox's socket and ends its connections; success when there is none. Records of
+    /// it that were not taken are gone when this is answered.
     Remove {
         /// Which sandbox.
         sandbox: String,
@@ -100,9 +123,30 @@ pub enum ControlEvent {
         /// The counters, where they were asked for.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         counters: Option<EgressCounters>,
+        /// What an earlier engine left, where that was asked and there is anything.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        inheritance: Option<Box<Inheritance>>,
     },
     /// A connection ended, or was refused.
-    Connection(Box<ConnectionRecord>),
+    Connection {
+        /// Larger than that of every record of this proxy's process before it. The same record
+        /// comes again on a new connection when it was not taken.
+        number: u64,
+        /// What happened.
+        record: Box<ConnectionRecord>,
+    },
+    /// Another engine controls the proxy now; nothing follows.
+    Superseded,
+}
+
+/// What an earlier engine left of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inheritance {
+    /// The policy in force.
+    pub policy: SandboxPolicy,
+    /// How many records of it were taken.
+    pub taken: u64,
 }
 
 /// What `forge-egress addresses` prints, in one line.
@@ -157,6 +201,7 @@ mod tests {
             id: 7,
             error: None,
             counters: Some(EgressCounters::default()),
+            inheritance: None,
         };
         let text = serde_json::to_string(&answer).unwrap();
         assert_eq!(serde_json::from_str::<ControlEvent>(&text).unwrap(), answer);

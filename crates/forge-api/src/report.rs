@@ -50,8 +50,20 @@ pub struct RunReport {
     /// When it ended.
     #[schemars(with = "String")]
     pub ended_at: Timestamp,
+    /// Attempts that were not started, because nothing more was to be: `swe-forge run --resume` goes
+    /// on with them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unstarted: u64,
     /// Version of swe-forge.
     pub swe_forge: String,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "what serde calls takes a reference"
+)]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The engine.

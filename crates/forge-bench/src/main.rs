@@ -6,6 +6,7 @@ mod churn;
 mod cold_start;
 mod egress;
 mod exec;
+mod listing;
 mod output;
 mod raw;
 mod report;
@@ -17,12 +18,13 @@ use std::process::ExitCode;
 use report::Report;
 use stage::{BenchError, Stage};
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "churn",
     "cold-start",
     "egress",
     "exec",
     "output",
+    "ps",
     "transfer",
 ];
 
@@ -50,8 +52,15 @@ async fn main() -> ExitCode {
 
 async fn run(names: &[String]) -> Result<Report, BenchError> {
     let wanted = |name: &str| names.is_empty() || names.iter().any(|each| each == name);
+    // Needs no engine, and is not to be kept from running by the lack of one.
+    if !names.is_empty() && names.iter().all(|name| name == "ps") {
+        let mut report = Report::new();
+        listing::run(&mut report).await?;
+        return Ok(report);
+    }
     let stage = Stage::new().await?;
-    let mut report = Report::new(&stage.description);
+    let mut report = Report::new();
+    report.add_engine(&stage.description);
     if wanted("cold-start") {
         cold_start::run(&stage, &mut report).await?;
     }
@@ -70,6 +79,9 @@ async fn run(names: &[String]) -> Result<Report, BenchError> {
     }
     if wanted("egress") {
         egress::run(&stage, &mut report).await?;
+    }
+    if wanted("ps") {
+        listing::run(&mut report).await?;
     }
     Ok(report)
 }

@@ -10,12 +10,16 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(engine: &EngineDescription) -> Self {
-        let head = format!(
+    pub(crate) fn new() -> Self {
+        Self { lines: Vec::new() }
+    }
+
+    /// Adds what the figures were measured on.
+    pub(crate) fn add_engine(&mut self, engine: &EngineDescription) {
+        self.add(format!(
             "{} {} (API {}), kernel {}, {} cores",
             engine.kind, engine.version, engine.api_version, engine.kernel, engine.cores
-        );
-        Self { lines: vec![head] }
+        ));
     }
 
     /// Adds a line.

@@ -12,6 +12,7 @@ use forge_engine::{Credentials, Engine, EngineDescription, EngineError, Prepared
 use forge_engine_docker::{
     DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment, InitBinary,
 };
+use forge_store::StoreError;
 use forge_wire::Secret;
 use jiff::{SignedDuration, Timestamp};
 
@@ -31,6 +32,8 @@ pub(crate) enum BenchError {
     Raw(String),
     #[error("{0} is not set: run this by `cargo xtask bench`")]
     NoProgram(&'static str),
+    #[error("the record failed")]
+    Store(#[from] StoreError),
     #[error("an identifier was refused")]
     Id(#[from] forge_core::id::InvalidId),
     #[error("a command ended as {0:?}")]
@@ -77,6 +80,7 @@ impl Stage {
             channel_root: folder.path().join("c"),
             owner: owner.clone(),
             holder: String::new(),
+            run: None,
             disk_sharing: DiskSharing::Probe,
             disk: DiskOptions::default(),
             egress: EgressOptions {

@@ -130,7 +130,11 @@ pub enum Command {
     Logs(LogsArguments),
     /// List what was kept of an attempt, or copy it
     Artifacts(ArtifactsArguments),
-    /// Remove what processes that are gone left on the engine
+    /// Remove at once what an attempt that has ended still has on the engine
+    Release(ReleaseArguments),
+    /// End attempts or runs that are under way
+    Cancel(CancelArguments),
+    /// Remove what processes that are gone left on the engine, and results that had their time
     Gc(GcArguments),
     /// Write completions for a shell to standard output
     Completions(CompletionsArguments),
@@ -183,9 +187,12 @@ pub struct Execution {
         value_hint = ValueHint::DirPath
     )]
     pub out: PathBuf,
-    /// Keep containers and volumes for inspection; `swe-forge gc` removes them
+    /// Keep containers and volumes for inspection; `swe-forge release` and `swe-forge gc` remove them
     #[arg(long)]
     pub keep: bool,
+    /// Seconds that what runs may take to end after SIGTERM, before it is ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub drain: u32,
 }
 
 /// Who solves.
@@ -199,12 +206,29 @@ pub enum AgentName {
     Command,
 }
 
+/// The run that was interrupted last.
+pub const LATEST: &str = "latest";
+
 /// `run`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// The tasks.
-    #[command(flatten)]
-    pub tasks: TaskPaths,
+    /// Task directories, or folders of them
+    #[arg(
+        required_unless_present = "resume",
+        conflicts_with = "resume",
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath
+    )]
+    pub directories: Vec<PathBuf>,
+    /// Go on with a run or validation that was interrupted: this one, or the latest
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        default_missing_value = LATEST,
+        conflicts_with_all = ["agent", "out", "keep"]
+    )]
+    pub resume: Option<String>,
     /// Who solves; `command` when --command is given, required otherwise
     #[arg(short, long, value_enum)]
     pub agent: Option<AgentName>,
@@ -418,7 +442,7 @@ pub struct PsArguments {
     /// Only attempts of this run: its id, or the beginning or end of it
     #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
-    /// At most so many, newest first
+    /// At most so many, newest first; those that wait come last and in their order
     #[arg(short = 'n', long, value_name = "N", default_value_t = 50)]
     pub limit: u32,
     /// Output.
@@ -482,12 +506,35 @@ pub struct ArtifactsArguments {
     pub output: Output,
 }
 
+/// `release`.
+#[derive(Debug, Args)]
+pub struct ReleaseArguments {
+    /// Which.
+    #[command(flatten)]
+    pub attempt: AttemptName,
+}
+
+/// `cancel`.
+#[derive(Debug, Args)]
+pub struct CancelArguments {
+    /// A run's id, or the beginning or end of it; or an attempt's id or the beginning of it, or a
+    /// task's id for its latest attempt
+    #[arg(value_name = "RUN|ID", required_unless_present = "all")]
+    pub name: Option<String>,
+    /// Everything that is under way
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
+}
+
 /// `gc`.
 #[derive(Debug, Args)]
 pub struct GcArguments {
     /// Say what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Also give up interrupted runs: what they left is removed, and nobody goes on with them
+    #[arg(long)]
+    pub interrupted: bool,
     /// Also remove expired objects of other installations on this engine
     #[arg(long)]
     pub any_owner: bool,
@@ -546,6 +593,9 @@ mod tests {
             &["swe-forge", "validate", "x", "--repeat", "0"],
             &["swe-forge", "logs", "x", "--phase", "boot"],
             &["swe-forge", "artifacts", "x", "--force"],
+            &["swe-forge", "release"],
+            &["swe-forge", "cancel"],
+            &["swe-forge", "cancel", "x", "--all"],
             &["swe-forge", "-q", "-v", "ps"],
             &["swe-forge", "registries", "--group", "pip"],
             &["swe-forge", "egress", "test", "x"],

@@ -9,7 +9,7 @@ use forge_engine::EngineError;
 use forge_engine::task::TaskLost;
 use forge_images::ImagesError;
 use forge_orchestrator::RunError;
-use forge_orchestrator::gc::SettleError;
+use forge_orchestrator::gc::GcError;
 use forge_registries::{BookError, PolicyError};
 use forge_store::StoreError;
 use forge_task::Diagnostic;
@@ -70,9 +70,9 @@ pub enum CliError {
     /// A run could not begin or be reported.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The record of runs that ended without a word could not be settled.
+    /// What is left could not be looked for, or the record could not be settled.
     #[error(transparent)]
-    Settle(#[from] SettleError),
+    Gc(#[from] GcError),
     /// A file of ours.
     #[error("could not {action} {}", escape::path(path))]
     File {

@@ -1,4 +1,6 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first one asks for a clean end, the second one leaves at once.
+//! Ctrl-C, SIGTERM and SIGHUP: the first one asks that nothing more is started, the second one that
+//! what runs ends, the third one leaves at once. After another signal than Ctrl-C, which nobody may
+//! repeat, what runs has a deadline.
 
 use std::io;
 use std::time::Duration;
@@ -9,6 +11,17 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// How long somebody who leaves at once is told about it. A terminal takes no time worth mentioning,
 /// and a reader that stands still must not keep anybody.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What is asked of a command that ends cleanly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// Nothing more is started; somebody sits at the keyboard.
+    Draining,
+    /// Nothing more is started, and what runs has so long.
+    DrainingFor(Duration),
+    /// What runs ends.
+    Stopping,
+}
 
 /// The signals that end the program.
 #[derive(Debug)]
@@ -38,7 +51,8 @@ impl Interrupts {
         })
     }
 
-    async fn next(&mut self) {
+    /// Waits for the next one; gives whether it came from a keyboard.
+    async fn next(&mut self) -> bool {
         let hangup = async {
             match &mut self.hangup {
                 Some(signal) => signal.recv().await,
@@ -47,27 +61,43 @@ impl Interrupts {
         };
         // A closed stream yields nothing for ever after, which must not count as a signal.
         tokio::select! {
-            Some(()) = self.interrupt.recv() => {}
-            Some(()) = self.terminate.recv() => {}
-            Some(()) = hangup => {}
+            Some(()) = self.interrupt.recv() => true,
+            Some(()) = self.terminate.recv() => false,
+            Some(()) = hangup => false,
             else => std::future::pending().await,
         }
     }
 
-    /// Returns when the program is to leave at once. A command that can end cleanly is asked to at
-    /// the first signal, which `say` tells, and left at the second.
+    /// Returns when the program is to leave at once. A command that can end cleanly is first asked
+    /// to, in two steps that `say` tells; `patience` is how long the first may take when nobody is
+    /// there to ask for the second.
     pub(crate) async fn leave_at_once(
         &mut self,
-        clean: Option<(&Cancellation, impl FnOnce() + Send + 'static)>,
+        clean: Option<(&Cancellation, impl Fn(Notice) + Clone + Send + 'static)>,
+        patience: Duration,
     ) {
-        self.next().await;
-        if let Some((cancellation, say)) = clean {
-            cancellation.cancel();
-            // Not waited for: standard error may be a pipe that nobody reads, and the next signal
-            // must be heard all the same.
-            drop(tokio::task::spawn_blocking(say));
+        let by_keyboard = self.next().await;
+        let Some((cancellation, say)) = clean else {
+            return;
+        };
+        // Not waited for: standard error may be a pipe that nobody reads, and the next signal must
+        // be heard all the same.
+        let tell = |notice| {
+            let say = say.clone();
+            drop(tokio::task::spawn_blocking(move || say(notice)));
+        };
+        cancellation.drain();
+        if by_keyboard {
+            tell(Notice::Draining);
             self.next().await;
+        } else {
+            tell(Notice::DrainingFor(patience));
+            // Too late or asked for again: the same follows.
+            tokio::time::timeout(patience, self.next()).await.ok();
         }
+        cancellation.cancel();
+        tell(Notice::Stopping);
+        self.next().await;
     }
 }
 

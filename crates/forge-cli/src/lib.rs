@@ -44,7 +44,7 @@ use tokio::runtime::{Builder, Handle};
 use crate::arguments::{Arguments, Command};
 use crate::error::CliError;
 use crate::exit_status::ExitStatus;
-use crate::interrupt::Interrupts;
+use crate::interrupt::{Interrupts, Notice};
 use crate::printer::{Printer, PrinterOptions};
 use crate::provider::EngineProvider;
 use crate::session::Session;
@@ -178,7 +178,7 @@ async fn carry_out(
         }
     };
     let cancellation = session.cancellation.clone();
-    let ends_cleanly = commands::ends_cleanly(&arguments.command);
+    let patience = commands::drains_for(&arguments.command);
     // Elsewhere, so that a reader that is slow or stands still does not keep signals from being
     // heard.
     let command = {
@@ -186,17 +186,12 @@ async fn carry_out(
         task::spawn("command", perform(session, arguments.command))
     };
     let teller = printer.clone();
-    let say = move || {
-        teller.remark(
-            style::Style::Warning,
-            "cancelling",
-            "what runs is ended and removed; press Ctrl-C again to leave at once",
-        );
-    };
-    let clean = ends_cleanly.then_some((&cancellation, say));
+    let say = move |notice| tell(notice, &teller);
+    let clean = patience.map(|_| (&cancellation, say));
+    let ends_cleanly = patience.is_some();
     let ended = tokio::select! {
         ended = command.join() => ended,
-        () = interrupts.leave_at_once(clean) => {
+        () = interrupts.leave_at_once(clean, patience.unwrap_or_default()) => {
             let printer = printer.clone();
             interrupt::say_briefly(move || leave(ends_cleanly, &printer)).await;
             return (ExitStatus::Cancelled, true);
@@ -225,13 +220,35 @@ async fn perform(session: Session, command: Command) -> ExitStatus {
     }
 }
 
+fn tell(notice: Notice, printer: &Printer) {
+    let (word, text) = match notice {
+        Notice::Draining => (
+            "no more starts",
+            "what runs goes on to its end; press Ctrl-C again to end it now".to_owned(),
+        ),
+        Notice::DrainingFor(patience) => (
+            "no more starts",
+            format!(
+                "what runs has {} to end; a second signal ends it now",
+                units::duration(patience)
+            ),
+        ),
+        Notice::Stopping => (
+            "stopping",
+            "what runs is ended and removed; one more signal leaves at once".to_owned(),
+        ),
+    };
+    printer.remark(style::Style::Warning, word, &text);
+}
+
 fn leave(leaves_objects: bool, printer: &Printer) {
     printer.show_live(Vec::new());
     if leaves_objects {
         printer.remark(
             style::Style::Warning,
             "left at once",
-            "`swe-forge gc` removes what is left on the engine",
+            "`swe-forge run --resume` goes on with what is left on the engine, `swe-forge gc \
+             --interrupted` removes it",
         );
     }
 }

@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use forge_config::{Configuration, Group, ImageSettings, SecretValue};
-use forge_core::{EgressPolicy, Failure, ImageChoice, NetworkLevel, PhaseName, Reason, Task};
+use forge_core::{
+    CleanupBounds, EgressPolicy, Failure, ImageChoice, NetworkLevel, PhaseName, Reason, Task,
+};
 use forge_egress::addresses;
 use forge_orchestrator::Operator;
+use forge_plan::retention::RetentionPolicy;
 use forge_registries::{
     DiscoverError, Known, PolicyError, Refresh, RegistryBook, Standing, client_environment,
     groups_for, isolated_environment, language_of, policy_for,
@@ -112,6 +115,16 @@ impl Rules {
     }
 }
 
+/// How long the configuration keeps what outlives runs.
+pub(crate) fn retention(configuration: &Configuration) -> RetentionPolicy {
+    let cleanup = &configuration.cleanup;
+    RetentionPolicy {
+        log_days: cleanup.bounds.log_retention_days,
+        image_days: cleanup.images_retention_days,
+        budget_bytes: cleanup.budget_bytes,
+    }
+}
+
 /// What the configuration alone says about engines.
 pub(crate) fn engine_settings(configuration: &Configuration) -> EngineSettings {
     EngineSettings {
@@ -209,6 +222,10 @@ impl Operator for Rules {
 
     fn runtime(&self) -> Option<String> {
         self.configuration.hardening.runtime.clone()
+    }
+
+    fn cleanup_bounds(&self) -> CleanupBounds {
+        self.configuration.cleanup.bounds
     }
 
     fn own_cores(&self) -> bool {

@@ -69,6 +69,7 @@ pub(crate) struct Board {
     began: Instant,
     counts: Counts,
     running: Vec<Running>,
+    draining: bool,
     cancelling: bool,
     step: usize,
 }
@@ -89,6 +90,7 @@ impl Board {
             began: now,
             counts: Counts::default(),
             running: Vec::new(),
+            draining: false,
             cancelling: false,
             step: 0,
         }
@@ -131,6 +133,16 @@ impl Board {
                     self.ended_line(&report, paint)
                 });
             }
+            RunEvent::Resumed {
+                ended,
+                under_way,
+                anew,
+                waiting,
+            } => {
+                ended.iter().for_each(|report| self.count(report));
+                return Some(resumed_line(ended.len(), under_way, anew, waiting));
+            }
+            RunEvent::Draining => self.draining = true,
             RunEvent::Cancelling => self.cancelling = true,
         }
         None
@@ -220,6 +232,8 @@ impl Board {
         parts.push(units::clock(elapsed));
         if self.cancelling {
             parts.push(paint.paint(Style::Warning, "cancelling"));
+        } else if self.draining {
+            parts.push(paint.paint(Style::Warning, "no more starts"));
         } else if let Some(left) = self.time_left(elapsed) {
             parts.push(format!("about {} left", units::clock(left)));
         }
@@ -262,6 +276,20 @@ impl Board {
         let left = u32::try_from(self.total.saturating_sub(self.counts.done)).ok()?;
         (left > 0).then(|| (elapsed / done).saturating_mul(left))
     }
+}
+
+/// What was found of an interrupted run, on one line.
+fn resumed_line(ended: usize, under_way: u64, anew: u64, waiting: u64) -> String {
+    let mut parts = vec![format!("{ended} had ended")];
+    let mut add = |number: u64, what: &str| {
+        if number > 0 {
+            parts.push(format!("{number} {what}"));
+        }
+    };
+    add(under_way, "under way are taken up");
+    add(anew, "half made begin anew");
+    add(waiting, "wait");
+    format!("recovered: {}", parts.join(", "))
 }
 
 /// Shows events until the run has ended.
@@ -364,6 +392,30 @@ mod tests {
                 "  6/9 done · 1 completed · 1 failed · 2 without a result · 1 not runnable · \
                  1 cancelled · 0:00 · cancelling"
             ]
+        );
+    }
+
+    #[test]
+    fn what_was_recovered_is_one_line_and_counts_as_done() {
+        let now = Instant::now();
+        let mut board = Board::new(Aim::Complete, 9, [], now);
+        let resumed = RunEvent::Resumed {
+            ended: vec![
+                report("one", None),
+                report("two", Some(Reason::TestsFailed)),
+            ],
+            under_way: 3,
+            anew: 0,
+            waiting: 4,
+        };
+        assert_eq!(
+            board.handle(resumed, now, PLAIN).unwrap(),
+            "recovered: 2 had ended, 3 under way are taken up, 4 wait"
+        );
+        board.handle(RunEvent::Draining, now, PLAIN);
+        assert_eq!(
+            board.lines(now, 24, 200, PLAIN),
+            ["  2/9 done · 1 completed · 1 failed · 0:00 · no more starts"]
         );
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use forge_config::{CertificatesError, DiskSettings};
-use forge_core::{AddressRange, OwnerId};
+use forge_core::{AddressRange, OwnerId, RunId};
 use forge_engine::diagnosis::Diagnosis;
 use forge_engine::{Engine, EngineError};
 
@@ -51,6 +51,11 @@ pub struct EngineSettings {
     pub certificates: Option<PathBuf>,
     /// Cargo's configuration in sandboxes.
     pub cargo_config: Option<String>,
+    /// What the names are made from of what all sandboxes share, so that a process that goes on with
+    /// a run finds it: 256 bits as hexadecimal text, a secret. By chance where `None`.
+    pub identity: Option<String>,
+    /// The run that all sandboxes belong to.
+    pub run: Option<RunId>,
 }
 
 /// No engine could be had.

@@ -108,21 +108,30 @@ impl Session {
     /// When there is none, or several may be meant.
     pub(crate) async fn attempt(&self, name: &str) -> Result<(Store, AttemptRecord), CliError> {
         let Some(store) = self.existing_record().await? else {
-            let message = format!("no attempt '{name}' is recorded");
-            let hint = format!(
-                "nothing was ever run with the record in {}",
-                crate::escape::path(self.state_folder()?)
-            );
-            return Err(CliError::input(message).or_rather(hint));
+            return Err(self.nothing_recorded(format!("no attempt '{name}' is recorded"))?);
         };
-        let attempt = match store.find_attempt(name).await {
-            Err(error @ StoreError::NotFound { .. }) => {
-                return Err(CliError::input(error.to_string())
-                    .or_rather("`swe-forge ps --all` lists attempts"));
-            }
-            other => other?,
-        };
+        let attempt = find_attempt(&store, name).await?;
         Ok((store, attempt))
+    }
+
+    /// The record for a command that writes into it about what is recorded already. `what` says what
+    /// is not there when nothing ever was; no record is made then.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be opened for writing.
+    pub(crate) async fn record_that_is_there(&self, what: String) -> Result<Store, CliError> {
+        match self.existing_record().await? {
+            Some(_) => self.record().await,
+            None => Err(self.nothing_recorded(what)?),
+        }
+    }
+
+    fn nothing_recorded(&self, message: String) -> Result<CliError, CliError> {
+        let hint = format!(
+            "nothing was ever run with the record in {}",
+            crate::escape::path(self.state_folder()?)
+        );
+        Ok(CliError::input(message).or_rather(hint))
     }
 
     /// Says which engine is wanted, by whom and for what.
@@ -171,6 +180,19 @@ impl Session {
     ) -> Result<Arc<dyn Engine>, CliError> {
         let request = self.engine_request(owner, need, settings)?;
         Ok(self.provider.connect(&request).await?)
+    }
+}
+
+/// The attempt a person means by `name`.
+///
+/// # Errors
+/// When there is none, or several may be meant.
+pub(crate) async fn find_attempt(store: &Store, name: &str) -> Result<AttemptRecord, CliError> {
+    match store.find_attempt(name).await {
+        Err(error @ StoreError::NotFound { .. }) => {
+            Err(CliError::input(error.to_string()).or_rather("`swe-forge ps --all` lists attempts"))
+        }
+        found => Ok(found?),
     }
 }
 

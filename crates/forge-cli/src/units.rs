@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// Bytes in the largest binary unit that leaves at least 1.
 #[must_use]
@@ -77,9 +78,21 @@ pub fn between(from: Timestamp, to: Timestamp) -> Duration {
 /// An instant in the time zone of this machine, to the second.
 #[must_use]
 pub fn instant(at: Timestamp) -> String {
-    at.to_zoned(jiff::tz::TimeZone::system())
+    at.to_zoned(TimeZone::system())
         .strftime("%Y-%m-%d %H:%M:%S %Z")
         .to_string()
+}
+
+/// An instant as briefly as it is clear at `now`: the time of today, or the day and the minute.
+#[must_use]
+pub fn moment(at: Timestamp, now: Timestamp, zone: TimeZone) -> String {
+    let (at, now) = (at.to_zoned(zone.clone()), now.to_zoned(zone));
+    let form = if at.date() == now.date() {
+        "%H:%M:%S"
+    } else {
+        "%Y-%m-%d %H:%M"
+    };
+    at.strftime(form).to_string()
 }
 
 /// Thousandths of a core as cores.
@@ -147,6 +160,17 @@ mod tests {
         assert_eq!(seconds(Duration::from_millis(12_345)), "12.3");
         assert_eq!(seconds(Duration::from_millis(12_350)), "12.4");
         assert_eq!(seconds(Duration::from_millis(960)), "1.0");
+    }
+
+    #[test]
+    fn a_moment_of_today_is_a_time_and_any_other_has_its_day() {
+        let at: Timestamp = "2026-11-30T22:15:09Z".parse().unwrap();
+        let today: Timestamp = "2026-11-30T22:59:59Z".parse().unwrap();
+        assert_eq!(moment(at, today, TimeZone::UTC), "22:15:09");
+        let east = TimeZone::fixed(jiff::tz::offset(1));
+        assert_eq!(moment(at, today, east.clone()), "23:15:09");
+        let tomorrow: Timestamp = "2026-11-30T23:00:00Z".parse().unwrap();
+        assert_eq!(moment(at, tomorrow, east), "2026-11-30 23:15");
     }
 
     #[test]

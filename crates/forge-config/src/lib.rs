@@ -8,6 +8,7 @@
 //! Reading is blocking. Variables of the environment are read by whoever calls.
 
 mod certificates;
+mod cleanup;
 mod hosts;
 mod images;
 mod locate;
@@ -19,6 +20,7 @@ mod toml_tree;
 pub use certificates::{
     CertificatesError, MAX_CERTIFICATE_BYTES, check_certificates, read_certificates,
 };
+pub use cleanup::CleanupSettings;
 pub use forge_document::{Diagnostic, MAX_DIAGNOSTICS};
 pub use hosts::host_entry;
 pub use images::{ImageSettings, InvalidPattern};

@@ -12,6 +12,7 @@ use forge_document::{Decoder, Located, Most, Node, Problem, Value, optional};
 use url::{Host, Url};
 
 use crate::certificates::check_certificates;
+use crate::cleanup;
 use crate::hosts;
 use crate::images::{self, ImageSettings};
 use crate::secrets::SecretSource;
@@ -29,6 +30,7 @@ const SECTIONS: &[&str] = &[
     "hardening",
     "capacity",
     "retry",
+    "cleanup",
     "secrets",
 ];
 const LIMITS: &[&str] = &[
@@ -82,6 +84,7 @@ pub(crate) fn configuration(decoder: &mut Decoder, root: &Node) -> Option<Config
     let hardening = optional(&fields, "hardening", |field| hardening(decoder, field));
     let capacity = optional(&fields, "capacity", |field| capacity(decoder, field));
     let retry = optional(&fields, "retry", |field| retry(decoder, field));
+    let cleanup = optional(&fields, "cleanup", |field| cleanup::cleanup(decoder, field));
     let secrets = optional(&fields, "secrets", |field| secrets(decoder, field));
     Some(Configuration {
         file: None,
@@ -93,6 +96,7 @@ pub(crate) fn configuration(decoder: &mut Decoder, root: &Node) -> Option<Config
         hardening: hardening?.unwrap_or_default(),
         capacity: capacity?.unwrap_or_default(),
         retry: retry?.unwrap_or_default(),
+        cleanup: cleanup?.unwrap_or_default(),
         secrets: secrets?.unwrap_or_default(),
     })
 }

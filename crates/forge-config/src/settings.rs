@@ -11,6 +11,7 @@ use forge_core::egress::{AddressException, AddressRange, AllowedHost, EgressLimi
 use forge_core::{DiskQuota, LimitCeiling, NetworkLevel};
 use serde::{Deserialize, Serialize};
 
+use crate::cleanup::CleanupSettings;
 use crate::images::ImageSettings;
 use crate::secrets::SecretSource;
 
@@ -35,6 +36,8 @@ pub struct Configuration {
     pub capacity: CapacitySettings,
     /// `[retry]`.
     pub retry: RetrySettings,
+    /// `[cleanup]`.
+    pub cleanup: CleanupSettings,
     /// `[secrets]`: where each value is; [`Configuration::secret`] reads it.
     pub(crate) secrets: BTreeMap<String, SecretSource>,
 }

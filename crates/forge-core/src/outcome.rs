@@ -227,7 +227,7 @@ impl fmt::Display for Deadline {
 }
 
 /// A failure with its explanation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Which of the closed set.
     pub reason: Reason,
@@ -253,7 +253,8 @@ impl Failure {
 }
 
 /// How a task ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Every phase ran and verification passed.
     Completed,

@@ -101,7 +101,8 @@ impl ImageChoice {
 }
 
 /// A command of a phase.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CommandLine {
     /// Text for `/bin/sh -c` of the image.
     Shell(String),
@@ -217,6 +218,8 @@ pub struct SecretVariable {
 pub struct Task {
     /// Its name.
     pub id: TaskId,
+    /// Where it was read from, absolute.
+    pub directory: PathBuf,
     /// One line about it.
     pub title: String,
     /// What an agent is asked to do.

@@ -1,4 +1,5 @@
-//! The log of connections: kept until the engine takes it, within bounds, and counted beyond them.
+//! The log of connections: kept until the engine says that it took them, within bounds, and counted
+//! beyond them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +11,8 @@ use tokio::sync::Notify;
 
 /// Records that one sandbox has in one phase, and at most waiting; the others are only counted.
 pub const MOST_RECORDS: usize = 10_000;
-/// Records of all sandboxes that wait for the engine: 32 MiB at their longest, 1 KiB each, of which
-/// two texts from the sandbox.
+/// Records of all sandboxes that are kept, waiting for the engine or sent to it and not taken: 32 MiB
+/// at their longest, 1 KiB each, of which two texts from the sandbox.
 pub const MOST_WAITING: usize = 32_768;
 /// The longest text of a record that came from a sandbox, in characters.
 pub const MOST_TEXT: usize = 255;
@@ -38,43 +39,63 @@ pub fn shown(text: &[u8]) -> String {
     shown
 }
 
-/// The records of all sandboxes that the engine does not have yet, oldest first.
+/// The records of all sandboxes that no engine took yet, oldest first.
 #[derive(Debug, Default)]
 pub struct Log {
-    waiting: Mutex<VecDeque<Waiting>>,
+    kept: Mutex<Kept>,
     arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// On no connection so far.
+    waiting: VecDeque<Waiting>,
+    /// Written to the engine, which may end before it has handed them on. All are older than those
+    /// that wait.
+    sent: VecDeque<Waiting>,
+    /// The number of the last record.
+    last: u64,
 }
 
 /// A record and the account it is booked on.
 #[derive(Debug)]
-pub struct Waiting {
+struct Waiting {
     account: Arc<Account>,
-    /// What happened.
-    pub record: Box<ConnectionRecord>,
+    number: u64,
+    record: Box<ConnectionRecord>,
 }
 
 impl Log {
-    /// Counts a connection that ended, and keeps its record where there is room.
+    /// Counts a connection that ended, and keeps its record where there is room. For that the
+    /// oldest go that the engine was sent, though it may not live to hand them on.
     pub(crate) fn push(&self, account: &Arc<Account>, record: ConnectionRecord) {
-        let mut waiting = lock(&self.waiting);
-        if !account.book(&record, waiting.len() < MOST_WAITING) {
+        let mut kept = lock(&self.kept);
+        if !account.book(&record, kept.waiting.len() < MOST_WAITING) {
             return;
         }
-        waiting.push_back(Waiting {
+        if kept.waiting.len() + kept.sent.len() >= MOST_WAITING
+            && let Some(forgotten) = kept.sent.pop_front()
+        {
+            forgotten.account.forget(forgotten.number);
+        }
+        kept.last += 1;
+        let number = kept.last;
+        kept.waiting.push_back(Waiting {
             account: account.clone(),
+            number,
             record: Box::new(record),
         });
-        drop(waiting);
+        drop(kept);
         self.arrived.notify_one();
     }
 
-    /// How many records wait.
+    /// How many records wait to be sent.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.waiting).len()
+        lock(&self.kept).waiting.len()
     }
 
-    /// Whether none waits.
+    /// Whether none waits to be sent.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -90,10 +111,40 @@ impl Log {
     /// The oldest `most` records, which do not wait any more.
     #[must_use]
     pub fn take(&self, most: usize) -> Batch<'_> {
-        let mut waiting = lock(&self.waiting);
-        let count = waiting.len().min(most);
-        let records: VecDeque<Waiting> = waiting.drain(..count).collect();
+        let mut kept = lock(&self.kept);
+        let count = kept.waiting.len().min(most);
+        let records: VecDeque<Waiting> = kept.waiting.drain(..count).collect();
         Batch { log: self, records }
+    }
+
+    /// What was sent and not taken waits again: it was sent on a connection that is over.
+    pub(crate) fn send_again(&self) {
+        let mut kept = lock(&self.kept);
+        let Kept { waiting, sent, .. } = &mut *kept;
+        for record in sent.iter() {
+            lock(&record.account.state).waiting += 1;
+        }
+        sent.append(waiting);
+        std::mem::swap(waiting, sent);
+        drop(kept);
+        self.arrived.notify_one();
+    }
+
+    /// The engine has handed on the records of an account up to this number.
+    pub(crate) fn taken(&self, account: &Arc<Account>, number: u64) {
+        let mut kept = lock(&self.kept);
+        let before = kept.sent.len();
+        kept.sent
+            .retain(|each| each.number > number || !Arc::ptr_eq(&each.account, account));
+        let count = before - kept.sent.len();
+        account.taken(number, count);
+    }
+
+    /// Nobody will ask again for records of this sandbox, which is gone.
+    pub(crate) fn discard(&self, sandbox: &str) {
+        lock(&self.kept)
+            .sent
+            .retain(|each| each.record.sandbox != sandbox);
     }
 }
 
@@ -105,15 +156,17 @@ pub struct Batch<'log> {
 }
 
 impl Batch<'_> {
-    /// The records that are not delivered, oldest first.
-    pub fn records(&self) -> impl Iterator<Item = &ConnectionRecord> {
-        self.records.iter().map(|each| each.record.as_ref())
+    /// The records that are not delivered with their numbers, oldest first.
+    pub fn records(&self) -> impl Iterator<Item = (u64, &ConnectionRecord)> {
+        let records = self.records.iter();
+        records.map(|each| (each.number, each.record.as_ref()))
     }
 
-    /// The oldest record has reached the engine.
+    /// The oldest record was written to the engine.
     pub fn delivered(&mut self) {
         if let Some(gone) = self.records.pop_front() {
             lock(&gone.account.state).waiting -= 1;
+            lock(&self.log.kept).sent.push_back(gone);
         }
     }
 }
@@ -123,11 +176,11 @@ impl Drop for Batch<'_> {
         if self.records.is_empty() {
             return;
         }
-        let mut waiting = lock(&self.log.waiting);
+        let mut kept = lock(&self.log.kept);
         while let Some(last) = self.records.pop_back() {
-            waiting.push_front(last);
+            kept.waiting.push_front(last);
         }
-        drop(waiting);
+        drop(kept);
         self.log.arrived.notify_one();
     }
 }
@@ -148,6 +201,13 @@ struct Booked {
     waiting: usize,
     /// Records that came of each phase: one that floods the log must not blind the next.
     recorded: [usize; PhaseName::ALL.len()],
+    /// Records that an engine handed on.
+    taken: u64,
+    /// Records for which there was no room after they were sent, as long as no engine has handed
+    /// them on.
+    forgotten: u64,
+    /// The number of the last of them.
+    forgotten_up_to: u64,
 }
 
 impl Account {
@@ -168,6 +228,26 @@ impl Account {
             bytes_up: self.bytes_up.load(Ordering::Relaxed),
             bytes_down: self.bytes_down.load(Ordering::Relaxed),
             unrecorded: state.unrecorded,
+        }
+    }
+
+    /// How many records engines have handed on.
+    pub(crate) fn count_taken(&self) -> u64 {
+        lock(&self.state).taken
+    }
+
+    fn forget(&self, number: u64) {
+        let mut state = lock(&self.state);
+        state.forgotten += 1;
+        state.forgotten_up_to = number;
+    }
+
+    /// An engine has handed on `count` records that were kept, and all others up to this number.
+    fn taken(&self, number: u64, count: usize) {
+        let mut state = lock(&self.state);
+        state.taken += count as u64;
+        if number >= state.forgotten_up_to {
+            state.taken += std::mem::take(&mut state.forgotten);
         }
     }
 
@@ -229,7 +309,7 @@ mod tests {
 
     fn ports(log: &Log) -> Vec<u16> {
         let mut batch = log.take(usize::MAX);
-        let ports = batch.records().map(|record| record.port).collect();
+        let ports = batch.records().map(|(_, record)| record.port).collect();
         while batch.records().next().is_some() {
             batch.delivered();
         }
@@ -256,6 +336,55 @@ mod tests {
         drop(batch);
         assert_eq!(ports(&log), [2, 3, 4]);
         assert!(log.is_empty());
+    }
+
+    #[test]
+    fn what_was_sent_and_not_taken_is_sent_again_before_what_came_later() {
+        let log = Log::default();
+        let [one, two] = [(); 2].map(|()| Arc::new(Account::default()));
+        for port in 1..=4 {
+            let account = if port % 2 == 1 { &one } else { &two };
+            log.push(account, record(PhaseName::Setup, port));
+        }
+        assert_eq!(ports(&log), [1, 2, 3, 4]);
+        log.taken(&one, 2);
+        assert_eq!(one.count_taken(), 1);
+        log.push(&one, record(PhaseName::Setup, 5));
+        log.send_again();
+        assert_eq!(ports(&log), [2, 3, 4, 5]);
+        log.taken(&one, 5);
+        log.discard("another");
+        log.send_again();
+        assert_eq!(ports(&log), [2, 4]);
+        log.discard("s");
+        log.send_again();
+        assert!(log.is_empty());
+        assert_eq!((one.count_taken(), two.count_taken()), (3, 0));
+        assert_eq!(lock(&one.state).waiting, 0);
+    }
+
+    #[test]
+    fn what_was_sent_gives_way_to_what_was_not_and_counts_as_taken_once_it_is() {
+        let log = Log::default();
+        let accounts: Vec<_> = (0..5).map(|_| Arc::new(Account::default())).collect();
+        for account in &accounts[..4] {
+            for _ in 0..MOST_WAITING / 4 {
+                log.push(account, record(PhaseName::Setup, 1));
+            }
+        }
+        assert_eq!(ports(&log).len(), MOST_WAITING);
+        for _ in 0..3 {
+            log.push(&accounts[4], record(PhaseName::Setup, 2));
+        }
+        log.send_again();
+        let again = ports(&log);
+        assert_eq!(again.len(), MOST_WAITING);
+        assert_eq!(again[MOST_WAITING - 4..], [1, 2, 2, 2]);
+        let first = &accounts[0];
+        log.taken(first, 2);
+        assert_eq!(first.count_taken(), 0);
+        log.taken(first, u64::MAX);
+        assert_eq!(first.count_taken(), (MOST_WAITING / 4) as u64);
     }
 
     #[test]

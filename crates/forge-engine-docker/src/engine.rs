@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use forge_core::{DiskQuota, OwnerId, SandboxId, SandboxSpec, WorkspaceSpec};
+use forge_core::{DiskQuota, OwnerId, RunId, SandboxId, SandboxSpec, WorkspaceSpec};
 use forge_engine::{
     Credentials, Engine, EngineDescription, EngineError, FoundObject, ImageStore, Inventory,
     Operation, PreparedImage, Sandbox,
@@ -62,6 +62,8 @@ pub struct DockerOptions {
     /// The process that makes such objects, as it stands on labels; opaque here, and empty where
     /// nobody looks for processes that are gone.
     pub holder: String,
+    /// The run that what serves all its sandboxes together is labelled with.
+    pub run: Option<RunId>,
     /// Whether to look for a shared disk.
     pub disk_sharing: DiskSharing,
     /// How the size of workspaces is held.
@@ -83,6 +85,7 @@ pub struct DockerEngine {
     pub(crate) additions_digest: String,
     pub(crate) owner: OwnerId,
     pub(crate) holder: String,
+    pub(crate) run: Option<RunId>,
     pub(crate) channel_root: ChannelRoot,
     pub(crate) disk_sharing: DiskSharing,
     pub(crate) disk: Disk,
@@ -115,6 +118,7 @@ impl DockerEngine {
             init: options.init_binary,
             owner: options.owner,
             holder: options.holder,
+            run: options.run,
             channel_root,
             disk_sharing: options.disk_sharing,
             disk: Disk::new(options.disk),

@@ -27,7 +27,8 @@ const KILL_PATIENCE: Duration = Duration::from_secs(3);
 impl DockerEngine {
     pub(crate) async fn destroy_sandbox(&self, id: &SandboxId) -> Result<(), EngineError> {
         self.remove_container(&container(id)).await?;
-        self.detach(id).await;
+        let inherited = self.known_shades(id).is_none();
+        self.detach(id, inherited).await;
         // Only now: the socket is the way of whoever still uses the sandbox.
         let folder = ChannelFolder::of(self.channel_root.path(), id)
             .remove()

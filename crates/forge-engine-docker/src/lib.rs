@@ -44,6 +44,6 @@ mod workspace;
 pub use discovery::Environment;
 pub use disk::{DiskOptions, QuotaChoice};
 pub use doctor::{CapabilityFinding, CapabilityStatus};
-pub use egress::EgressOptions;
+pub use egress::{EgressOptions, GateIdentity, InvalidGateIdentity};
 pub use endpoint::{Endpoint, TlsMaterial};
 pub use engine::{DiskSharing, DockerEngine, DockerOptions, InitBinary};

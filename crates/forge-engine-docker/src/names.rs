@@ -31,6 +31,8 @@ pub(crate) const EGRESS_IMAGE_ROLE: &str = "egress-image";
 pub(crate) const EGRESS_FOLDER: &str = "swe-forge.egress.folder";
 /// On a sandbox with a network: the proxy that serves the socket.
 pub(crate) const EGRESS_PROXY: &str = "swe-forge.egress.proxy";
+/// On the proxy: what it was made by.
+pub(crate) const EGRESS_PLAN: &str = "swe-forge.egress.plan";
 /// On the volume of a workspace: what holds its size.
 pub(crate) const DISK_QUOTA: &str = "swe-forge.disk";
 /// On one that is a file of a pool: the pool.

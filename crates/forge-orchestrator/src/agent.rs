@@ -17,6 +17,16 @@ pub enum Agent {
 }
 
 impl Agent {
+    /// Who solves in this repetition of a validation, counted from 1: the two take turns.
+    #[must_use]
+    pub const fn in_turn(repetition: u32) -> Self {
+        if repetition.is_multiple_of(2) {
+            Self::Oracle
+        } else {
+            Self::Nop
+        }
+    }
+
     /// The name used in reports.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -6,9 +6,11 @@ use std::time::Duration;
 use forge_core::ownership::keys;
 use forge_core::{CleanupPolicy, Outcome, OwnerId, SandboxId};
 use forge_engine::{Engine, EngineError, FoundObject, ObjectKind, PreparedImage};
+use forge_store::{AttemptRecord, ObjectKind as RecordedKind, Store, StoreError};
+use jiff::Timestamp;
 
 use crate::attempt::SETUP;
-use crate::failure;
+use crate::{failure, settle};
 
 /// An engine that does not answer for this long is left to `gc`.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -80,6 +82,35 @@ async fn remove_unreported(
         }
     }
     Ok(())
+}
+
+/// Removes what is left on the engine of an attempt that has ended and that nobody drives any more,
+/// and records that; returns what could not be removed, for a person. Repeating it does no harm.
+///
+/// # Errors
+/// Of the record.
+pub async fn release(
+    engine: &dyn Engine,
+    store: &Store,
+    attempt: &AttemptRecord,
+    now: Timestamp,
+) -> Result<Vec<String>, StoreError> {
+    let objects = store.objects(&attempt.id).await?;
+    let of = |kind| {
+        let there = objects.iter().filter(move |object| object.kind == kind);
+        there.filter_map(|object| SandboxId::new(&object.name).ok())
+    };
+    // Also those that were seen gone: an image of setup outlives its sandbox.
+    let sandboxes: Vec<SandboxId> = of(RecordedKind::Container).collect();
+    let workspace = of(RecordedKind::Volume).next();
+    let left = remove_all(engine, store.owner(), &sandboxes, workspace.as_ref(), None).await;
+    if left.is_empty() {
+        for object in objects.iter().filter(|object| object.removed_at.is_none()) {
+            store.object_removed(object.kind, &object.name, now).await?;
+        }
+        settle::settle_attempt(store, attempt, true, now).await?;
+    }
+    Ok(left)
 }
 
 async fn bounded(removal: impl Future<Output = Result<(), EngineError>>) -> Result<(), String> {

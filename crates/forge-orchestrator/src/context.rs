@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use forge_api::report::TaskReport;
 use forge_core::{Attempt, OwnerId, RunId, SandboxId, Task};
 use forge_engine::Engine;
 use forge_store::Store;
@@ -15,33 +16,68 @@ use crate::layout::RunLayout;
 use crate::operator::Operator;
 use crate::placement::Placement;
 
-/// Asks a run to end: what waits never starts, what runs is ended and cleaned up.
+/// Asks a run to end: first that nothing more starts, then that what runs is ended and cleaned up.
 #[derive(Debug, Clone, Default)]
-pub struct Cancellation(CancellationToken);
+pub struct Cancellation {
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
 
 impl Cancellation {
-    /// Asks.
+    /// Asks that nothing new begins, and that what runs goes on to its end.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Whether somebody asked for that.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+
+    /// Resolves when somebody asks for that.
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Asks that what runs ends as well.
     pub fn cancel(&self) {
-        self.0.cancel();
+        self.stop.cancel();
     }
 
     /// Whether somebody asked.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled()
+        self.stop.is_cancelled()
     }
 
     /// Resolves when somebody asks.
     pub async fn cancelled(&self) {
-        self.0.cancelled().await;
+        self.stop.cancelled().await;
     }
+
+    /// One that is asked whenever this one is, and can be asked alone.
+    pub(crate) fn child(&self) -> Self {
+        Self {
+            drain: self.drain.child_token(),
+            stop: self.stop.child_token(),
+        }
+    }
+}
+
+/// What the loop of a run asks of one attempt.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Control {
+    /// To end.
+    pub cancellation: Cancellation,
+    /// Not to linger any more.
+    pub release: Cancellation,
 }
 
 pub(crate) struct Context {
     pub engine: Arc<dyn Engine>,
     pub store: Store,
     pub events: EventSink,
-    pub cancellation: Cancellation,
     pub run: RunId,
     pub owner: OwnerId,
     pub holder: String,
@@ -56,17 +92,33 @@ pub(crate) struct Context {
     pub keep: bool,
     /// First user slot of this run; its jobs count on from here.
     pub first_slot: u16,
-    /// Told of every job whose sandbox is there.
-    pub ups: mpsc::UnboundedSender<Up>,
+    /// Told of what happens to jobs while they run.
+    pub news: mpsc::UnboundedSender<News>,
+    /// How often this run was taken over: what sandboxes and the record know whose they are by.
+    pub epoch: u64,
+    /// Asked when another process has taken this run over: nothing may be touched any more.
+    pub superseded: Cancellation,
 }
 
-/// The engine has made the sandbox of a job.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Up {
-    /// The job's number.
-    pub number: u64,
-    /// How long that took the engine.
-    pub took: Duration,
+/// What happened to a job.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The engine has made its sandbox.
+    Up {
+        /// The job's number.
+        number: u64,
+        /// How long that took the engine.
+        took: Duration,
+    },
+    /// It ended, and its sandbox is kept for a while.
+    Lingers {
+        /// The job's number.
+        number: u64,
+        /// Whether that was asked for, and not only usual.
+        firm: bool,
+        /// Everything about it but the clean-up.
+        report: Box<TaskReport>,
+    },
 }
 
 /// One attempt to be made: a task, an agent, and which try it is.
@@ -83,6 +135,8 @@ pub(crate) struct Job {
     pub attempt: Attempt,
     /// The how-manieth attempt at this task in this run, from 1.
     pub repetition: u32,
+    /// An earlier process had begun to make it, and had not come to the task's turn.
+    pub is_stale: bool,
 }
 
 impl Job {
@@ -92,6 +146,7 @@ impl Job {
         Self {
             id: Self::id(&self.task, run, attempt, self.part.as_deref()),
             attempt,
+            is_stale: false,
             ..self.clone()
         }
     }

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use forge_api::report::{EarlierTry, TaskReport};
 use forge_api::waiting::{MOST_LISTED, WaitingAttempt, WaitingList};
-use forge_core::Limits;
+use forge_core::{Limits, SandboxId};
 use forge_engine::EngineDescription;
 use forge_engine::task::{self, OwnedTask};
 use forge_plan::capacity::{Amount, Shortage};
 use forge_plan::dispatch::{Action, Dispatcher, Event, Policy};
 use forge_plan::hold::HoldPolicy;
 use forge_plan::queue::{Job as JobNumber, RunNumber, Scope, Submission};
+use forge_store::{RequestKind, StoreError};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -25,12 +26,13 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
-use crate::attempt;
-use crate::context::{Context, Job, Up};
+use crate::attempt::{self, Left};
+use crate::context::{Cancellation, Context, Control, Job, News};
 use crate::events::RunEvent;
 use crate::failure;
 use crate::host::Host;
 use crate::run::{RunOptions, new_attempt};
+use crate::standing::{Standing, earlier_try, tries_before};
 
 /// All jobs of an orchestrator are of one run, as yet.
 const RUN: RunNumber = RunNumber(0);
@@ -38,6 +40,10 @@ const RUN: RunNumber = RunNumber(0);
 const TELLING: Duration = Duration::from_secs(1);
 /// How often the host is looked at.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often other processes are heard.
+const ASK: Duration = Duration::from_millis(500);
+/// How often this process shows that it lives; whoever cannot see it waits for several of these.
+const RENEWAL: Duration = Duration::from_secs(5);
 /// A host whose disk cannot be seen is not bounded by it.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -88,37 +94,56 @@ fn amount(limits: &Limits, total: &Amount) -> Amount {
     }
 }
 
+/// What became of the jobs of a run.
+pub(crate) struct Carried {
+    /// In the order of the jobs.
+    pub reports: Vec<TaskReport>,
+    /// Jobs that were not started, because nothing more was to be.
+    pub unstarted: u64,
+}
+
 /// A job with everything that became of it.
 struct Entry {
     /// The try that is made, or will be.
     job: Arc<Job>,
     earlier: Vec<EarlierTry>,
+    /// What is asked of the try under way.
+    control: Option<Control>,
+    /// It shall not start, or not once more.
+    is_cancelled: bool,
     report: Option<TaskReport>,
+    /// Whoever watches knows how it ended.
+    is_told: bool,
 }
 
 /// The loop's own state.
 struct Loop<'c> {
     context: &'c Arc<Context>,
+    cancellation: &'c Cancellation,
     began: Instant,
     dispatcher: Dispatcher,
     entries: Vec<Entry>,
     running: FuturesUnordered<BoxFuture<'static, (usize, TaskReport)>>,
     /// What was written down last of what waits.
     told: WaitingList,
+    /// What waits is left for another day.
+    is_draining: bool,
 }
 
-/// Runs every job until it has a report. The reports are in the order of the jobs.
+/// Runs every job until it has a report, or until nothing more is to be started and nothing runs.
 pub(crate) async fn carry_out(
     context: &Arc<Context>,
-    jobs: Vec<Job>,
+    standings: Vec<Standing>,
     policy: Policy,
     host: Option<Host>,
-    mut ups: mpsc::UnboundedReceiver<Up>,
-) -> Vec<TaskReport> {
-    let mut work = Loop::new(context, jobs, policy);
+    mut news: mpsc::UnboundedReceiver<News>,
+    cancellation: &Cancellation,
+) -> Carried {
+    let mut work = Loop::new(context, policy, cancellation);
     let (mut looks, mut tellings) = (every(LOOK), every(TELLING));
-    let mut actions = work.submit();
-    let mut cancelling = false;
+    let (mut asks, mut renewals) = (every(ASK), every(RENEWAL));
+    let mut actions = work.take_in(standings).await;
+    let mut is_cancelling = false;
     loop {
         work.act(std::mem::take(&mut actions)).await;
         if work.is_done() {
@@ -129,30 +154,41 @@ pub(crate) async fn carry_out(
             Some((number, report)) = work.running.next() => {
                 actions = work.ended(number, report).await;
             }
-            Some(up) = ups.recv() => {
-                let event = Event::Up { job: JobNumber(up.number), took: up.took };
-                actions = work.handle(event);
-            }
+            Some(news) = news.recv() => actions = work.hear(news),
             _ = looks.tick(), if host.is_some() => {
                 let measured = host.as_ref().and_then(Host::measure);
                 let event = measured.map_or(Event::Tick, Event::Measured);
                 actions = work.handle(event);
             }
             _ = tellings.tick() => work.tell().await,
+            _ = asks.tick() => actions = work.heed_requests().await,
+            _ = renewals.tick() => renew(context).await,
             () = at(wake) => actions = work.handle(Event::Tick),
-            () = context.cancellation.cancelled(), if !cancelling => {
-                cancelling = true;
+            () = cancellation.cancelled(), if !is_cancelling => {
+                is_cancelling = true;
                 context.events.send(RunEvent::Cancelling);
                 actions = work.handle(Event::Cancelled(Scope::Everything));
             }
+            () = cancellation.draining(), if !work.is_draining && !is_cancelling => {
+                work.is_draining = true;
+                context.events.send(RunEvent::Draining);
+                actions = work.handle(Event::Cancelled(Scope::Everything));
+            }
+            // Whatever is under way belongs to somebody else: it is let go as it is.
+            () = context.superseded.cancelled() => break,
         }
     }
     // There is none where nothing ever waited.
     tokio::fs::remove_file(context.layout.waiting()).await.ok();
-    work.entries
-        .into_iter()
-        .filter_map(|entry| entry.report)
-        .collect()
+    let mut unstarted = 0;
+    let reports = work.entries.into_iter().filter_map(|entry| {
+        unstarted += u64::from(entry.report.is_none());
+        entry.report
+    });
+    Carried {
+        reports: reports.collect(),
+        unstarted,
+    }
 }
 
 fn every(period: Duration) -> Interval {
@@ -169,19 +205,16 @@ async fn at(time: Option<Instant>) {
 }
 
 impl<'c> Loop<'c> {
-    fn new(context: &'c Arc<Context>, jobs: Vec<Job>, policy: Policy) -> Self {
-        let entries = jobs.into_iter().map(|job| Entry {
-            job: Arc::new(job),
-            earlier: Vec::new(),
-            report: None,
-        });
+    fn new(context: &'c Arc<Context>, policy: Policy, cancellation: &'c Cancellation) -> Self {
         Self {
             context,
+            cancellation,
             began: Instant::now(),
             dispatcher: Dispatcher::new(policy),
-            entries: entries.collect(),
+            entries: Vec::new(),
             running: FuturesUnordered::new(),
             told: WaitingList::default(),
+            is_draining: false,
         }
     }
 
@@ -194,23 +227,87 @@ impl<'c> Loop<'c> {
         self.dispatcher.handle(event, self.began.elapsed())
     }
 
-    fn submit(&mut self) -> Vec<Action> {
-        let total = *self.dispatcher.queue().capacity().total();
-        let cores = self.context.cores;
+    /// Takes in every job as it stands: most wait, some may be under way.
+    async fn take_in(&mut self, standings: Vec<Standing>) -> Vec<Action> {
         let mut actions = Vec::new();
-        for number in 0..self.entries.len() {
-            let job = &self.entries[number].job;
-            let (limits, _) = job.task.limits.clamped_to_cores(cores);
-            let submission = Submission {
-                run: RUN,
-                priority: 0,
-                amount: amount(&limits, &total),
-                ready_at: Duration::ZERO,
-            };
-            let job = JobNumber(job.number);
-            actions.extend(self.handle(Event::Submitted { job, submission }));
+        let mut lefts = Vec::with_capacity(standings.len());
+        for standing in standings {
+            lefts.push(standing.left);
+            self.entries.push(Entry {
+                job: Arc::new(standing.job),
+                earlier: standing.earlier,
+                control: None,
+                is_cancelled: false,
+                report: None,
+                is_told: false,
+            });
+        }
+        for (number, left) in lefts.into_iter().enumerate() {
+            actions.extend(self.take_in_one(number, left).await);
         }
         actions
+    }
+
+    async fn take_in_one(&mut self, number: usize, left: Left) -> Vec<Action> {
+        let job = Arc::clone(&self.entries[number].job);
+        let counts = |report: &TaskReport| report.reason.is_none_or(|reason| !reason.is_retried());
+        match left {
+            Left::Unbegun { .. } => {
+                let submission = self.submission(&job);
+                let (job, earlier) = (JobNumber(job.number), tries_before(job.attempt));
+                self.handle(Event::Submitted {
+                    job,
+                    submission,
+                    earlier,
+                })
+            }
+            Left::UnderWay { state, progress } => {
+                let actions = self.adopt(&job, Some(progress.slot));
+                self.spawn(number, |context, job, control| async move {
+                    attempt::go_on(&context, &job, control, state, *progress).await
+                });
+                actions
+            }
+            Left::Ended { state, report } => {
+                self.entries[number].is_told = counts(&report);
+                let actions = self.adopt(&job, None);
+                self.spawn(number, |context, job, _| async move {
+                    attempt::settle(&context, &job, state, *report).await
+                });
+                actions
+            }
+            Left::Settled(report) if counts(&report) => {
+                self.entries[number].is_told = true;
+                self.conclude(number, *report);
+                Vec::new()
+            }
+            Left::Settled(report) => {
+                let mut actions = self.adopt(&job, None);
+                actions.extend(self.ended(number, *report).await);
+                actions
+            }
+        }
+    }
+
+    fn adopt(&mut self, job: &Job, slot: Option<u16>) -> Vec<Action> {
+        let submission = self.submission(job);
+        self.handle(Event::Adopted {
+            job: JobNumber(job.number),
+            submission,
+            slot,
+            attempt: job.attempt,
+        })
+    }
+
+    fn submission(&self, job: &Job) -> Submission {
+        let total = self.dispatcher.queue().capacity().total();
+        let (limits, _) = job.task.limits.clamped_to_cores(self.context.cores);
+        Submission {
+            run: RUN,
+            priority: 0,
+            amount: amount(&limits, total),
+            ready_at: Duration::ZERO,
+        }
     }
 
     async fn act(&mut self, actions: Vec<Action>) {
@@ -228,9 +325,71 @@ impl<'c> Loop<'c> {
                 // Both are told where they come from.
                 Action::Again { .. } | Action::Idle => {}
                 Action::Drop(job) => self.dropped(place(job)).await,
+                Action::Release(job) => self.release(place(job)),
                 Action::Refuse { job, shortage } => self.refused(place(job), shortage).await,
             }
         }
+    }
+
+    fn hear(&mut self, news: News) -> Vec<Action> {
+        match news {
+            News::Up { number, took } => {
+                let job = JobNumber(number);
+                self.handle(Event::Up { job, took })
+            }
+            News::Lingers {
+                number,
+                firm,
+                report,
+            } => {
+                let job = JobNumber(number);
+                self.tell_end(place(job), *report);
+                self.handle(Event::Lingers { job, firm })
+            }
+        }
+    }
+
+    /// Does what other processes ask for.
+    async fn heed_requests(&mut self) -> Vec<Action> {
+        let taken = self.context.store.take_requests(&self.context.run).await;
+        let requests = match taken {
+            Ok(requests) => requests,
+            Err(error) => {
+                tracing::warn!(error = failure::chain(&error), "requests could not be read");
+                return Vec::new();
+            }
+        };
+        let mut actions = Vec::new();
+        for request in requests {
+            let number = request.attempt.and_then(|id| self.number_of(&id));
+            match (request.kind, number) {
+                (RequestKind::Cancel, None) => self.cancellation.cancel(),
+                (RequestKind::Cancel, Some(number)) => {
+                    let entry = &mut self.entries[number];
+                    entry.is_cancelled = true;
+                    if let Some(control) = &entry.control {
+                        control.cancellation.cancel();
+                    }
+                    let job = JobNumber(entry.job.number);
+                    actions.extend(self.handle(Event::Cancelled(Scope::Job(job))));
+                }
+                (RequestKind::Release, Some(number)) => self.release(number),
+                (RequestKind::Release, None) => {
+                    (0..self.entries.len()).for_each(|number| self.release(number));
+                }
+            }
+        }
+        actions
+    }
+
+    fn release(&self, number: usize) {
+        if let Some(control) = &self.entries[number].control {
+            control.release.cancel();
+        }
+    }
+
+    fn number_of(&self, id: &SandboxId) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.job.id == *id)
     }
 
     fn waiting(&self) -> WaitingList {
@@ -261,17 +420,28 @@ impl<'c> Loop<'c> {
         }
     }
 
-    /// Starts one try as a task of its own, so that tries use every core; a panic in it is an
-    /// internal error of that try alone.
+    /// Starts one try.
     fn start(&mut self, number: usize, slot: u16) {
-        let (context, job) = (
-            Arc::clone(self.context),
-            Arc::clone(&self.entries[number].job),
-        );
-        let handle: OwnedTask<TaskReport> = task::spawn("attempt", {
-            let (context, job) = (Arc::clone(&context), Arc::clone(&job));
-            async move { attempt::run(&context, &job, slot).await }
+        self.spawn(number, move |context, job, control| async move {
+            attempt::run(&context, &job, slot, control).await
         });
+    }
+
+    /// Works at one try as a task of its own, so that tries use every core; a panic in it is an
+    /// internal error of that try alone.
+    fn spawn<F>(&mut self, number: usize, work: impl FnOnce(Arc<Context>, Arc<Job>, Control) -> F)
+    where
+        F: Future<Output = TaskReport> + Send + 'static,
+    {
+        let control = Control {
+            cancellation: self.cancellation.child(),
+            release: Cancellation::default(),
+        };
+        let entry = &mut self.entries[number];
+        entry.control = Some(control.clone());
+        let (context, job) = (Arc::clone(self.context), Arc::clone(&entry.job));
+        let worked = work(Arc::clone(&context), Arc::clone(&job), control);
+        let handle: OwnedTask<TaskReport> = task::spawn("attempt", worked);
         self.running.push(Box::pin(async move {
             match handle.join().await {
                 Ok(report) => (number, report),
@@ -319,20 +489,17 @@ impl<'c> Loop<'c> {
             pause,
             message: report.message.clone(),
         });
-        entry.earlier.push(EarlierTry {
-            id: report.id,
-            reason: report.reason,
-            message: report.message,
-            started_at: report.started_at,
-            ended_at: report.ended_at,
-            notes: report.notes,
-        });
+        entry.earlier.push(earlier_try(report));
+        entry.is_told = false;
         entry.job = Arc::new(next);
     }
 
     async fn dropped(&mut self, number: usize) {
-        // One that has just ended is dropped as well: its report stands.
-        if self.entries[number].report.is_none() {
+        // One that has just ended is dropped as well: its report stands. And what only waits is left
+        // for another day where nothing more is to be started.
+        let entry = &self.entries[number];
+        let is_left = self.is_draining && !entry.is_cancelled;
+        if entry.report.is_none() && !is_left {
             let report = attempt::cancelled(self.context, &self.entries[number].job).await;
             self.conclude(number, report);
         }
@@ -344,9 +511,15 @@ impl<'c> Loop<'c> {
         self.conclude(number, report);
     }
 
-    fn conclude(&mut self, number: usize, mut report: TaskReport) {
+    fn conclude(&mut self, number: usize, report: TaskReport) {
+        let report = self.tell_end(number, report);
+        self.entries[number].report = Some(report);
+    }
+
+    /// Tells how a job ended, once; gives the report with all that belongs to it.
+    fn tell_end(&mut self, number: usize, mut report: TaskReport) -> TaskReport {
         let entry = &mut self.entries[number];
-        report.earlier = std::mem::take(&mut entry.earlier);
+        report.earlier.clone_from(&entry.earlier);
         report.notes.extend(report.earlier.iter().map(|earlier| {
             let reason = earlier.reason.map_or("nothing", |reason| reason.as_str());
             format!(
@@ -354,12 +527,31 @@ impl<'c> Loop<'c> {
                 earlier.id, earlier.message
             )
         }));
-        let ended = Box::new(report.clone());
-        let id = entry.job.id.clone();
-        entry.report = Some(report);
-        self.context
-            .events
-            .send(RunEvent::Ended { id, report: ended });
+        if !std::mem::replace(&mut entry.is_told, true) {
+            let id = entry.job.id.clone();
+            self.context.events.send(RunEvent::Ended {
+                id,
+                report: Box::new(report.clone()),
+            });
+        }
+        report
+    }
+}
+
+/// Shows that this process lives; finds out whether another has taken the run over.
+async fn renew(context: &Context) {
+    let renewed = context
+        .store
+        .renew(&context.run, context.epoch, Timestamp::now());
+    match renewed.await {
+        Ok(true) => {}
+        Ok(false) | Err(StoreError::Superseded { .. }) => context.superseded.cancel(),
+        Err(error) => {
+            tracing::warn!(
+                error = failure::chain(&error),
+                "the run's lease was not renewed"
+            );
+        }
     }
 }
 

@@ -51,6 +51,19 @@ pub enum RunEvent {
         /// Everything about it.
         report: Box<TaskReport>,
     },
+    /// The run was begun by another process, and this one has found out how far it is.
+    Resumed {
+        /// Attempts that had ended, and count.
+        ended: Vec<TaskReport>,
+        /// Attempts that are gone on with.
+        under_way: u64,
+        /// Attempts that had begun, had not come to their task's turn, and begin anew.
+        anew: u64,
+        /// Attempts that wait.
+        waiting: u64,
+    },
+    /// Nothing more is started; what runs goes on.
+    Draining,
     /// Cancellation was asked for.
     Cancelling,
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use forge_core::{PhaseName, RunId, SandboxId};
 
+const ATTEMPTS: &str = "attempts";
+
 /// The folder of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunLayout {
@@ -43,16 +45,28 @@ impl RunLayout {
         self.root.join("waiting.json")
     }
 
+    /// `retention.json`: for how long results are kept, where tasks want less than the operator.
+    #[must_use]
+    pub fn retention(&self) -> PathBuf {
+        self.root.join("retention.json")
+    }
+
     /// `junit.xml`.
     #[must_use]
     pub fn junit(&self) -> PathBuf {
         self.root.join("junit.xml")
     }
 
+    /// The folder with a folder for each attempt.
+    #[must_use]
+    pub fn attempts(&self) -> PathBuf {
+        self.root.join(ATTEMPTS)
+    }
+
     /// The folder of one attempt, relative to the run's.
     #[must_use]
     pub fn attempt_relative(id: &SandboxId) -> PathBuf {
-        Path::new("attempts").join(id.as_str())
+        Path::new(ATTEMPTS).join(id.as_str())
     }
 
     /// The folder of one attempt.

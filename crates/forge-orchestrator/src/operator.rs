@@ -3,7 +3,7 @@
 use std::fmt;
 
 pub use forge_config::SecretValue;
-use forge_core::{EgressPolicy, Failure, NetworkLevel, PhaseName, Task};
+use forge_core::{CleanupBounds, EgressPolicy, Failure, NetworkLevel, PhaseName, Task};
 
 /// What the operator decides. Everything is asked before anything of an attempt is made.
 pub trait Operator: Send + Sync + fmt::Debug {
@@ -30,6 +30,9 @@ pub trait Operator: Send + Sync + fmt::Debug {
 
     /// The runtime that sandboxes use, where it is not the engine's default.
     fn runtime(&self) -> Option<String>;
+
+    /// The most that a task may ask for of its clean-up.
+    fn cleanup_bounds(&self) -> CleanupBounds;
 
     /// Whether attempts get cores of their own while the machine has enough.
     fn own_cores(&self) -> bool;

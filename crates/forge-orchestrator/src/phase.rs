@@ -3,19 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use forge_core::exec::DEFAULT_GRACE;
+use forge_core::exec::{DEFAULT_GRACE, ExecKey, Join};
 use forge_core::sandbox::WORKSPACE;
 use forge_core::{
-    CommandLine, Deadline, ExecRequest, ExitReport, Failure, Limits, Outcome, Reason,
+    CommandLine, Deadline, ExecRequest, ExitReport, Failure, Limits, Outcome, PhaseName, Reason,
 };
-use forge_engine::{EngineError, EngineErrorKind, Operation, Sandbox};
+use forge_engine::{EngineError, EngineErrorKind, Operation, RunningExec, Sandbox};
 use futures::FutureExt;
-use tokio::fs::File;
-use tokio::io::{AsyncWriteExt, BufWriter};
 
 use crate::context::Cancellation;
 use crate::failure;
-use crate::redact::{Mask, Redactor};
+use crate::phase_log::PhaseLog;
+use crate::redact::Mask;
 
 /// The sandbox ends a phase at its deadline by itself. It is given this much longer before it is
 /// taken to be stuck.
@@ -23,11 +22,14 @@ const OVERDUE: Duration = Duration::from_secs(20);
 
 /// What a phase runs.
 pub(crate) struct PhaseCommand<'a> {
+    pub name: PhaseName,
     pub command: &'a CommandLine,
     pub env: Vec<(String, String)>,
     /// What must not be written down.
     pub secrets: &'a Mask,
     pub timeout: Duration,
+    /// How long ago another process began it, where one did.
+    pub joined: Option<Duration>,
     pub limits: &'a Limits,
     pub log: &'a Path,
 }
@@ -46,17 +48,18 @@ pub(crate) enum PhaseEnd {
     LogFailed(std::io::Error),
 }
 
-/// Runs a phase's command to its end.
+/// Runs a phase's command to its end, or follows one that runs.
 pub(crate) async fn run(
     sandbox: &dyn Sandbox,
     phase: PhaseCommand<'_>,
     cancellation: &Cancellation,
 ) -> PhaseEnd {
-    let mut log = match create_log(phase.log).await {
-        Ok(file) => Log {
-            file,
-            redactor: phase.secrets.stream(),
-        },
+    let opened = match phase.joined {
+        None => PhaseLog::create(phase.log, phase.secrets).await,
+        Some(_) => rejoin(phase.log, phase.secrets).await,
+    };
+    let mut log = match opened {
+        Ok(log) => log,
         Err(error) => return PhaseEnd::LogFailed(error),
     };
     let request = ExecRequest {
@@ -67,10 +70,17 @@ pub(crate) async fn run(
         timeout: Some(phase.timeout),
         grace: DEFAULT_GRACE,
         output_limit: phase.limits.output_bytes,
-        key: None,
-        join: None,
+        key: Some(key(phase.name)),
+        join: phase.joined.map(|_| Join {
+            output_from: log.taken(),
+            // It was announced before it was started: it may never have been.
+            may_start: log.taken() == 0,
+        }),
     };
-    let overdue = tokio::time::sleep(phase.timeout + DEFAULT_GRACE + OVERDUE);
+    let left = phase
+        .timeout
+        .saturating_sub(phase.joined.unwrap_or_default());
+    let overdue = tokio::time::sleep(left + DEFAULT_GRACE + OVERDUE);
     let end = tokio::select! {
         end = follow(sandbox, request, &mut log) => end,
         () = cancellation.cancelled() => PhaseEnd::Cancelled,
@@ -82,8 +92,31 @@ pub(crate) async fn run(
     }
 }
 
+/// The number of a phase's command in its sandbox.
+fn key(phase: PhaseName) -> ExecKey {
+    ExecKey(match phase {
+        PhaseName::Setup => 1,
+        PhaseName::Solve => 2,
+        PhaseName::Verify => 3,
+    })
+}
+
+/// The log that another process began, or a new one where it did not come to that.
+async fn rejoin(log: &Path, secrets: &Mask) -> std::io::Result<PhaseLog> {
+    match PhaseLog::reopen(log, secrets).await {
+        Err(error) if is_unbegun(&error) => PhaseLog::create(log, secrets).await,
+        opened => opened,
+    }
+}
+
+/// Whether a log is not there, or its mark was not written for the first time.
+fn is_unbegun(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | UnexpectedEof)
+}
+
 /// Starts the command and writes its output down until it ends.
-async fn follow(sandbox: &dyn Sandbox, request: ExecRequest, log: &mut Log) -> PhaseEnd {
+async fn follow(sandbox: &dyn Sandbox, request: ExecRequest, log: &mut PhaseLog) -> PhaseEnd {
     let mut exec = match sandbox.exec(request).await {
         Ok(exec) => exec,
         Err(error) => return PhaseEnd::Lost(error),
@@ -93,14 +126,16 @@ async fn follow(sandbox: &dyn Sandbox, request: ExecRequest, log: &mut Log) -> P
             Some(chunk) => chunk,
             None => {
                 // Somebody may follow the log: before more is awaited, all there is is in it.
-                if let Err(error) = log.file.flush().await {
+                if let Err(error) = write_down(log, &mut exec).await {
                     return PhaseEnd::LogFailed(error);
                 }
                 exec.output.next().await
             }
         };
         let Some(chunk) = chunk else { break };
-        if let Err(error) = log.write(&chunk.bytes).await {
+        if log.push(&chunk.bytes)
+            && let Err(error) = write_down(log, &mut exec).await
+        {
             return PhaseEnd::LogFailed(error);
         }
     }
@@ -110,36 +145,11 @@ async fn follow(sandbox: &dyn Sandbox, request: ExecRequest, log: &mut Log) -> P
     }
 }
 
-/// The log of a phase, without secrets.
-struct Log {
-    file: BufWriter<File>,
-    redactor: Redactor,
-}
-
-impl Log {
-    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        if self.redactor.is_idle() {
-            return self.file.write_all(bytes).await;
-        }
-        let clean = self.redactor.push(bytes);
-        self.file.write_all(&clean).await
-    }
-
-    async fn finish(&mut self) -> std::io::Result<()> {
-        let rest = self.redactor.finish();
-        self.file.write_all(&rest).await?;
-        self.file.flush().await
-    }
-}
-
-async fn create_log(path: &Path) -> std::io::Result<BufWriter<File>> {
-    if let Some(folder) = path.parent() {
-        tokio::fs::create_dir_all(folder).await?;
-    }
-    Ok(BufWriter::with_capacity(
-        256 * 1024,
-        File::create(path).await?,
-    ))
+/// Writes down what came, and lets the sandbox forget it.
+async fn write_down(log: &mut PhaseLog, exec: &mut RunningExec) -> std::io::Result<()> {
+    let safe = log.flush().await?;
+    exec.output.acknowledge(safe);
+    Ok(())
 }
 
 /// The outcome of an attempt whose log could not be written.

@@ -24,6 +24,15 @@ impl Placement {
         })
     }
 
+    /// Takes cores that a process before this one had taken for an attempt; `None` when it had none.
+    pub(crate) fn take_these(self: &Arc<Self>, cores: &[usize], cpu_millis: u64) -> Option<Placed> {
+        let place = self.with(|known| known.take_these(cores, cpu_millis))?;
+        Some(Placed {
+            place,
+            from: Arc::clone(self),
+        })
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Cores) -> T) -> T {
         // What is promised is consistent after every change, also one that was followed by a panic.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))

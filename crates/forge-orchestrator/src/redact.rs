@@ -192,6 +192,11 @@ impl Redactor {
         self.patterns.is_empty()
     }
 
+    /// Bytes of the stream that have come and are held back.
+    pub(crate) const fn held(&self) -> u64 {
+        self.held.len() as u64
+    }
+
     /// Whether a secret may begin with `byte`.
     fn may_begin(&self, byte: u8) -> bool {
         self.patterns.iter().any(|each| each.first() == Some(&byte))

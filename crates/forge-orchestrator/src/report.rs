@@ -4,10 +4,9 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use forge_api::report::{Report, Totals};
-use forge_core::Cause;
-use forge_core::Reason;
+use forge_api::report::{Report, TaskReport, Totals};
 use forge_core::life_cycle::StateName;
+use forge_core::{Cause, Failure, Outcome, Reason};
 
 use crate::junit;
 use crate::layout::RunLayout;
@@ -25,7 +24,7 @@ pub struct ReportError {
 
 /// Counts attempts by how they ended.
 #[must_use]
-pub fn totals<'a>(tasks: impl IntoIterator<Item = &'a forge_api::report::TaskReport>) -> Totals {
+pub fn totals<'a>(tasks: impl IntoIterator<Item = &'a TaskReport>) -> Totals {
     let mut totals = Totals::default();
     for task in tasks {
         totals.attempts += 1;
@@ -84,4 +83,16 @@ fn replace(
         path: path.to_owned(),
         source,
     })
+}
+
+/// The outcome that a report tells of.
+pub(crate) fn outcome_of(task: &TaskReport) -> Outcome {
+    match (task.state, task.deadline, task.reason) {
+        (StateName::Completed, ..) => Outcome::Completed,
+        (StateName::Timeout, Some(deadline), _) => Outcome::Timeout(deadline),
+        (_, _, reason) => Outcome::Failed(Failure::new(
+            reason.unwrap_or(Reason::InternalError),
+            task.message.clone(),
+        )),
+    }
 }

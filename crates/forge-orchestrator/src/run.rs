@@ -1,33 +1,39 @@
 //! A whole run: tasks and an agent in; verdicts, files and a report out.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use forge_api::report::{
     EngineReport, REPORT_VERSION, Report, RunReport, TaskReport, ValidationReport,
 };
-use forge_core::life_cycle::StateName;
-use forge_core::{Attempt, Failure, Outcome, Reason, RunId, Task, Verdict};
+use forge_core::{Attempt, RunId, Task, Verdict};
 use forge_engine::{Engine, EngineDescription, EngineError};
 use forge_plan::capacity::Ratios;
 use forge_plan::retry::RetryPolicy;
 use forge_plan::validation::{self, Trial};
-use forge_store::{NewAttempt, NewRun, RunKind, Store, StoreError};
+use forge_store::{NewAttempt, NewRun, RunKind, RunRecord, Store, StoreError};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::agent::Agent;
+use crate::attempt::Left;
 use crate::context::{Cancellation, Context, Job};
-use crate::dispatch;
-use crate::events::EventSink;
+use crate::dispatch::{self, Carried};
+use crate::events::{EventSink, RunEvent};
 use crate::host::Host;
 use crate::layout::RunLayout;
 use crate::operator::{Operator, SecretValue};
 use crate::placement::Placement;
+use crate::plan::{self, PlannedPurpose, RunPlan};
 use crate::redact::Mask;
 use crate::report::{self, ReportError};
+use crate::standing::{self, ReadError, Standing};
 use crate::{failure, holder};
+
+/// What the record gives a run that begins.
+const FIRST_EPOCH: u64 = 1;
 
 /// What to do with the tasks.
 #[derive(Debug, Clone)]
@@ -60,6 +66,8 @@ pub struct RunOptions {
     pub operator: Arc<dyn Operator>,
     /// Keep containers and volumes for inspection.
     pub keep: bool,
+    /// What the engine handle was given as its identity, for whoever goes on with the run; a secret.
+    pub engine_identity: Option<String>,
     /// The command line, for the record.
     pub arguments: Vec<String>,
     /// Version of the program, for the report.
@@ -87,6 +95,15 @@ impl Default for CapacityOptions {
     }
 }
 
+/// A run of which everything is known that its first attempt needs.
+struct Begun {
+    engine: EngineDescription,
+    holder: String,
+    started_at: Timestamp,
+    epoch: u64,
+    standings: Vec<Standing>,
+}
+
 /// A run that ended.
 #[derive(Debug)]
 pub struct RunSummary {
@@ -94,8 +111,10 @@ pub struct RunSummary {
     pub report: Report,
     /// Where it was written.
     pub layout: RunLayout,
-    /// Whether the run was cancelled.
+    /// Whether the run was cancelled, or told to start nothing more.
     pub cancelled: bool,
+    /// Attempts that were not started: the run can be gone on with.
+    pub unstarted: u64,
     /// Why the report is not where it should be.
     pub unwritten: Option<ReportError>,
 }
@@ -109,6 +128,15 @@ pub enum RunError {
     /// The record cannot be written.
     #[error("the run could not be recorded")]
     Store(#[from] StoreError),
+    /// What was recorded of the tasks cannot be looked at.
+    #[error("the files of the tasks could not be looked at")]
+    Tasks(#[source] io::Error),
+    /// What an interrupted run left cannot be told.
+    #[error("the run cannot be gone on with")]
+    Unreadable(#[from] ReadError),
+    /// Another process drives the run.
+    #[error("another process has taken the run over")]
+    Superseded,
 }
 
 /// Drives runs on one engine with one record.
@@ -137,28 +165,88 @@ impl Orchestrator {
         cancellation: Cancellation,
     ) -> Result<RunSummary, RunError> {
         let started_at = Timestamp::now();
+        let secrets = all_secrets(tasks, &options);
+        let plan = plan(tasks, &options, &secrets)?;
         let options = RunOptions {
-            arguments: without_secrets(tasks, &options),
+            arguments: without_secrets(&options.arguments, &secrets),
             ..options
         };
         let engine = self.engine.describe().await.map_err(RunError::Engine)?;
         let holder = holder::this_process();
-        let layout = RunLayout::new(&options.out, &options.run);
-        self.begin(&options, &engine, &holder, &layout, started_at)
+        self.begin(&options, &engine, &holder, plan, started_at)
             .await?;
         let jobs = jobs(tasks, &options);
-        for job in &jobs {
-            self.store
-                .add_attempt(&new_attempt(job, &options.run, started_at))
-                .await?;
-        }
-        let (ups, is_up) = mpsc::unbounded_channel();
+        let attempts: Vec<NewAttempt> = jobs
+            .iter()
+            .map(|job| new_attempt(job, &options.run, started_at))
+            .collect();
+        self.store.add_attempts(&attempts).await?;
+        let standings = jobs.into_iter().map(Standing::new).collect();
+        let begun = Begun {
+            engine,
+            holder,
+            started_at,
+            epoch: FIRST_EPOCH,
+            standings,
+        };
+        self.carry_through(options, begun, events, cancellation)
+            .await
+    }
+
+    /// Goes on with the run `from`, whose process is gone. `tasks` and `options` are those of its
+    /// plan.
+    ///
+    /// # Errors
+    /// [`RunError`]; what happens to single attempts is in the report instead.
+    pub async fn resume(
+        &self,
+        tasks: &[Arc<Task>],
+        options: RunOptions,
+        from: &RunRecord,
+        events: EventSink,
+        cancellation: Cancellation,
+    ) -> Result<RunSummary, RunError> {
+        let now = Timestamp::now();
+        let engine = self.engine.describe().await.map_err(RunError::Engine)?;
+        let holder = holder::this_process();
+        let taken = self.store.take_over_run(&from.id, from.epoch, &holder, now);
+        let epoch = taken.await?.ok_or(RunError::Superseded)?;
+        let store = self.store.fenced(from.id, epoch);
+        let jobs = jobs(tasks, &options);
+        let standings = standing::read(&store, &from.id, jobs, now).await?;
+        events.send(resumed(&standings));
+        let begun = Begun {
+            engine,
+            holder,
+            started_at: from.created_at,
+            epoch,
+            standings,
+        };
+        self.carry_through(options, begun, events, cancellation)
+            .await
+    }
+
+    async fn carry_through(
+        &self,
+        options: RunOptions,
+        begun: Begun,
+        events: EventSink,
+        cancellation: Cancellation,
+    ) -> Result<RunSummary, RunError> {
+        let Begun {
+            engine,
+            holder,
+            started_at,
+            epoch,
+            standings,
+        } = begun;
+        let layout = RunLayout::new(&options.out, &options.run);
+        let (news, told) = mpsc::unbounded_channel();
         let context = Arc::new(Context {
-            ups,
+            news,
             engine: Arc::clone(&self.engine),
-            store: self.store.clone(),
+            store: self.store.fenced(options.run, epoch),
             events,
-            cancellation: cancellation.clone(),
             run: options.run,
             owner: self.store.owner().clone(),
             holder,
@@ -168,26 +256,34 @@ impl Orchestrator {
             operator: Arc::clone(&options.operator),
             keep: options.keep,
             first_slot: first_slot(&options.run),
+            epoch,
+            superseded: Cancellation::default(),
         });
         let host = Host::of(&engine);
         let policy = dispatch::policy(&options, &engine, host.as_ref());
-        let attempts = dispatch::carry_out(&context, jobs, policy, host, is_up).await;
+        let carried =
+            dispatch::carry_out(&context, standings, policy, host, told, &cancellation).await;
+        if context.superseded.is_cancelled() {
+            return Err(RunError::Superseded);
+        }
         if !options.keep
             && let Err(error) = self.engine.close().await
         {
             // What is left carries our labels: `gc` finds it.
             tracing::warn!(error = failure::chain(&error), "the engine was not closed");
         }
-        let report = assemble(&options, &engine, started_at, attempts);
+        let unstarted = carried.unstarted;
+        let report = assemble(&options, &engine, started_at, carried);
         let unwritten = report::write(&report, &layout).err();
-        let cancelled = cancellation.is_cancelled();
-        self.store
-            .end_run(&options.run, report.run.ended_at)
-            .await?;
+        if unstarted == 0 {
+            let ended_at = report.run.ended_at;
+            context.store.end_run(&options.run, ended_at).await?;
+        }
         Ok(RunSummary {
             report,
             layout,
-            cancelled,
+            cancelled: cancellation.is_cancelled() || cancellation.is_draining(),
+            unstarted,
             unwritten,
         })
     }
@@ -197,9 +293,10 @@ impl Orchestrator {
         options: &RunOptions,
         engine: &EngineDescription,
         holder: &str,
-        layout: &RunLayout,
+        plan: String,
         now: Timestamp,
     ) -> Result<(), RunError> {
+        let layout = RunLayout::new(&options.out, &options.run);
         let run = NewRun {
             id: options.run,
             kind: match options.purpose {
@@ -213,6 +310,7 @@ impl Orchestrator {
             arguments: options.arguments.clone(),
             engine: engine.kind.clone(),
             engine_version: engine.version.clone(),
+            plan,
         };
         Ok(self.store.begin_run(&run).await?)
     }
@@ -225,17 +323,51 @@ fn agent_name(purpose: &Purpose) -> String {
     }
 }
 
-/// The command line, in which a secret of any task may stand.
-fn without_secrets(tasks: &[Arc<Task>], options: &RunOptions) -> Vec<String> {
+/// The secrets of all tasks, as far as they are known.
+fn all_secrets(tasks: &[Arc<Task>], options: &RunOptions) -> Mask {
     let wanted = tasks.iter().flat_map(|task| &task.secrets);
     let names: BTreeSet<&str> = wanted.map(|wanted| wanted.secret.as_str()).collect();
     let known: Vec<SecretValue> = names
         .into_iter()
         .filter_map(|name| options.operator.secret(name).ok())
         .collect();
-    let mask = Mask::new(known.iter().map(SecretValue::expose));
-    let arguments = options.arguments.iter().cloned();
-    arguments.map(|argument| mask.text(argument)).collect()
+    Mask::new(known.iter().map(SecretValue::expose))
+}
+
+/// The command line, in which a secret of any task may stand.
+fn without_secrets(arguments: &[String], secrets: &Mask) -> Vec<String> {
+    let arguments = arguments.iter().cloned();
+    arguments.map(|argument| secrets.text(argument)).collect()
+}
+
+/// What is recorded for whoever goes on with the run.
+fn plan(tasks: &[Arc<Task>], options: &RunOptions, secrets: &Mask) -> Result<String, RunError> {
+    let plan = RunPlan {
+        purpose: PlannedPurpose::of(&options.purpose, secrets),
+        tasks: plan::planned_tasks(tasks).map_err(RunError::Tasks)?,
+        keep: options.keep,
+        engine_identity: options.engine_identity.clone(),
+    };
+    serde_json::to_string(&plan).map_err(|error| RunError::Tasks(error.into()))
+}
+
+fn resumed(standings: &[Standing]) -> RunEvent {
+    let count = |is: fn(&Left) -> bool| {
+        let found = standings.iter().filter(|standing| is(&standing.left));
+        found.count() as u64
+    };
+    let ended = standings
+        .iter()
+        .filter_map(|standing| match &standing.left {
+            Left::Settled(report) | Left::Ended { report, .. } => Some((**report).clone()),
+            Left::Unbegun { .. } | Left::UnderWay { .. } => None,
+        });
+    RunEvent::Resumed {
+        ended: ended.collect(),
+        under_way: count(|left| matches!(left, Left::UnderWay { .. })),
+        anew: count(|left| matches!(left, Left::Unbegun { stale: true })),
+        waiting: count(|left| matches!(left, Left::Unbegun { stale: false })),
+    }
 }
 
 /// User ids of concurrent runs should not meet: each run begins at a place that follows from its
@@ -265,6 +397,7 @@ fn jobs(tasks: &[Arc<Task>], options: &RunOptions) -> Vec<Job> {
             part,
             attempt: Attempt(1),
             repetition,
+            is_stale: false,
         });
     };
     for task in tasks {
@@ -303,8 +436,12 @@ fn assemble(
     options: &RunOptions,
     engine: &EngineDescription,
     started_at: Timestamp,
-    mut tasks: Vec<TaskReport>,
+    carried: Carried,
 ) -> Report {
+    let Carried {
+        reports: mut tasks,
+        unstarted,
+    } = carried;
     tasks
         .sort_by(|left, right| (&left.task_id, left.attempt).cmp(&(&right.task_id, right.attempt)));
     let (kind, validation) = match options.purpose {
@@ -319,6 +456,7 @@ fn assemble(
             agent: agent_name(&options.purpose),
             started_at,
             ended_at: Timestamp::now(),
+            unstarted,
             swe_forge: options.version.clone(),
         },
         engine: EngineReport {
@@ -376,14 +514,7 @@ fn validations(tasks: &[TaskReport]) -> Vec<ValidationReport> {
 
 fn trial(task: &TaskReport) -> Trial {
     let last_phase = task.phases.last().map(|phase| phase.name);
-    let outcome = match (task.state, task.deadline, task.reason) {
-        (StateName::Completed, ..) => Outcome::Completed,
-        (StateName::Timeout, Some(deadline), _) => Outcome::Timeout(deadline),
-        (_, _, reason) => Outcome::Failed(Failure::new(
-            reason.unwrap_or(Reason::InternalError),
-            task.message.clone(),
-        )),
-    };
+    let outcome = report::outcome_of(task);
     Trial {
         outcome,
         last_phase,

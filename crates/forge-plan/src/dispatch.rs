@@ -4,7 +4,7 @@
 //! [`Dispatcher::handle`] takes what happened and says what to do; it keeps no clock and calls
 //! nobody. Times are since the run began, and never go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use forge_core::{Attempt, Reason};
@@ -42,6 +42,19 @@ pub enum Event {
         job: Job,
         /// What it is.
         submission: Submission,
+        /// Tries that it had before, under a process before this one.
+        earlier: u32,
+    },
+    /// A try was found under way, its sandbox there, left by a process before this one.
+    Adopted {
+        /// The job.
+        job: Job,
+        /// What it is.
+        submission: Submission,
+        /// The slot it has.
+        slot: Option<u16>,
+        /// The how-manieth try it is.
+        attempt: Attempt,
     },
     /// The engine has made the sandbox of a job.
     Up {
@@ -49,6 +62,13 @@ pub enum Event {
         job: Job,
         /// How long it took the engine.
         took: Duration,
+    },
+    /// A try ended and counts, and its sandbox still stands, for whoever wants to look at it.
+    Lingers {
+        /// The job.
+        job: Job,
+        /// Whether that goes on when nothing else is left to do.
+        firm: bool,
     },
     /// A try ended, and everything of it is removed.
     Ended {
@@ -93,6 +113,8 @@ pub enum Action {
         /// What there is too little of.
         shortage: Shortage,
     },
+    /// What lingers of this job shall be removed now.
+    Release(Job),
     /// Nothing waits and nothing runs.
     Idle,
 }
@@ -115,6 +137,10 @@ pub struct Dispatcher {
     /// The tries that jobs which have not ended have had, that under way included.
     tries: BTreeMap<Job, u32>,
     running: BTreeMap<Job, Try>,
+    /// Running jobs that linger, the longest first, and whether each does firmly.
+    lingering: Vec<(Job, bool)>,
+    /// Jobs that were told not to linger any more.
+    leaving: BTreeSet<Job>,
     /// What the queue was told last.
     window: u32,
     hold: Option<Hold>,
@@ -135,6 +161,8 @@ impl Dispatcher {
             pressure: Pressure::Calm,
             tries: BTreeMap::new(),
             running: BTreeMap::new(),
+            lingering: Vec::new(),
+            leaving: BTreeSet::new(),
             window,
             hold: None,
             wake_at: None,
@@ -164,12 +192,40 @@ impl Dispatcher {
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Submitted { job, submission } => {
+            Event::Submitted {
+                job,
+                submission,
+                earlier,
+            } => {
+                if earlier > 0 {
+                    self.tries.insert(job, earlier);
+                }
                 self.tell(
                     queue::Event::Submitted { job, submission },
                     now,
                     &mut actions,
                 );
+            }
+            Event::Adopted {
+                job,
+                submission,
+                slot,
+                attempt,
+            } => {
+                let is_up = true;
+                self.tries.insert(job, attempt.0);
+                self.running.insert(job, Try { began: now, is_up });
+                let adopted = queue::Event::Adopted {
+                    job,
+                    submission,
+                    slot,
+                };
+                self.tell(adopted, now, &mut actions);
+            }
+            Event::Lingers { job, firm } => {
+                if self.running.contains_key(&job) && !self.leaving.contains(&job) {
+                    self.lingering.push((job, firm));
+                }
             }
             Event::Up { job, took } => self.up(job, took, now, &mut actions),
             Event::Ended { job, reason } => self.ended(job, reason, now, &mut actions),
@@ -185,6 +241,7 @@ impl Dispatcher {
             }
         }
         self.settle(now, &mut actions);
+        self.release(&mut actions);
         if self.queue.waiting() == 0 && self.queue.running() == 0 {
             actions.push(Action::Idle);
         }
@@ -212,6 +269,8 @@ impl Dispatcher {
         let Some(running) = self.running.remove(&job) else {
             return;
         };
+        self.leaving.remove(&job);
+        self.lingering.retain(|(other, _)| *other != job);
         let began = running.began;
         let is_fault = reason.is_some_and(Reason::is_fault_of_the_engine);
         if is_fault {
@@ -286,6 +345,27 @@ impl Dispatcher {
             } else {
                 return;
             }
+        }
+    }
+
+    /// Ends what lingers where its room is wanted, or where nothing else is left to do.
+    fn release(&mut self, actions: &mut Vec<Action>) {
+        let is_last = self.queue.waiting() == 0
+            && self.running.len() == self.lingering.len() + self.leaving.len();
+        if is_last {
+            let idle = self.lingering.extract_if(.., |(_, firm)| !*firm);
+            let idle: Vec<Job> = idle.map(|(job, _)| job).collect();
+            self.leaving.extend(&idle);
+            actions.extend(idle.into_iter().map(Action::Release));
+        }
+        let at_once = usize::try_from(self.window).unwrap_or(usize::MAX);
+        while !self.lingering.is_empty()
+            && self.leaving.len() < at_once
+            && self.queue.wants_room(self.leaving.len())
+        {
+            let (job, _) = self.lingering.remove(0);
+            self.leaving.insert(job);
+            actions.push(Action::Release(job));
         }
     }
 

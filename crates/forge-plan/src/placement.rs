@@ -70,6 +70,20 @@ impl Cores {
         Some(Place { cores, share })
     }
 
+    /// Takes the cores that a sandbox is kept to already, whatever was promised of them; `None` when
+    /// it is kept to none, or to some that this machine does not have.
+    pub fn take_these(&mut self, cores: &[usize], cpu_millis: u64) -> Option<Place> {
+        if cores.is_empty() || cores.iter().any(|&core| core >= self.promised.len()) {
+            return None;
+        }
+        let share = cpu_millis.max(1).div_ceil(cores.len() as u64);
+        for &core in cores {
+            self.promised[core] += share;
+        }
+        let cores = cores.to_vec();
+        Some(Place { cores, share })
+    }
+
     /// Gives back what [`Cores::take`] gave.
     pub fn give_back(&mut self, place: &Place) {
         for &core in &place.cores {
@@ -94,6 +108,18 @@ mod tests {
         assert_eq!(taken(&mut cores, 2000), None, "one core is left");
         assert_eq!(taken(&mut cores, 1000), Some(vec![3]));
         assert_eq!(taken(&mut cores, 1), None);
+    }
+
+    #[test]
+    fn cores_that_a_sandbox_has_already_are_not_given_to_another() {
+        let mut cores = Cores::new(2, 0);
+        let place = cores.take_these(&[0], 1000).unwrap();
+        assert_eq!(taken(&mut cores, 1000), Some(vec![1]));
+        assert_eq!(taken(&mut cores, 1000), None);
+        cores.give_back(&place);
+        assert_eq!(taken(&mut cores, 1000), Some(vec![0]));
+        assert_eq!(cores.take_these(&[2], 1000), None);
+        assert_eq!(cores.take_these(&[], 1000), None);
     }
 
     #[test]

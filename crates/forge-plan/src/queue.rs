@@ -323,6 +323,21 @@ impl Queue {
         &self.capacity
     }
 
+    /// Whether more would start at once if what runs took less room, where `leaving` of what runs
+    /// are about to end anyway.
+    #[must_use]
+    pub fn wants_room(&self, leaving: usize) -> bool {
+        let held = self.hold.as_ref().is_some_and(|hold| hold.probes == 0);
+        if held || self.starting >= as_count(self.window) || self.waiting() <= leaving {
+            return false;
+        }
+        let first = self.line.first().and_then(|job| self.jobs.get(&job));
+        first.is_some_and(|first| {
+            let full = self.running.len() >= as_count(self.limit);
+            full || self.capacity.fits(&first.amount).is_err()
+        })
+    }
+
     /// Decides what follows from `event`.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();

@@ -1,6 +1,7 @@
 //! Attempts: written when they are accepted, and as more is learnt about them.
 
 use std::path::Path;
+use std::slice;
 
 use forge_core::{Attempt, Attestation, ResourceUsage, SandboxId, State};
 use jiff::Timestamp;
@@ -21,9 +22,19 @@ impl Store {
     /// [`StoreError::NotFound`] when its run is not recorded; [`StoreError::Constraint`] when its
     /// id, or its run, task, attempt and repetition together, are recorded already.
     pub async fn add_attempt(&self, attempt: &NewAttempt) -> Result<(), StoreError> {
-        let attempt = attempt.clone();
-        self.write("record an attempt", move |transaction| {
-            insert(transaction, &attempt)
+        self.add_attempts(slice::from_ref(attempt)).await
+    }
+
+    /// Records attempts that are accepted, as `PENDING`, all or none.
+    ///
+    /// # Errors
+    /// As [`Store::add_attempt`].
+    pub async fn add_attempts(&self, attempts: &[NewAttempt]) -> Result<(), StoreError> {
+        let attempts = attempts.to_vec();
+        self.write("record attempts", move |transaction| {
+            attempts
+                .iter()
+                .try_for_each(|attempt| insert(transaction, attempt))
         })
         .await
     }

@@ -112,6 +112,14 @@ pub enum StoreError {
         /// What it is in.
         stored: Box<State>,
     },
+    /// The run has another holder by now; the write was not done.
+    #[error("another process took run {run} over")]
+    Superseded {
+        /// The run.
+        run: RunId,
+        /// The epoch of the caller, which has passed.
+        epoch: u64,
+    },
     /// Nothing of this name is recorded.
     #[error("no {what} '{name}' is recorded")]
     NotFound {
@@ -203,6 +211,10 @@ impl StoreError {
                     .map(SandboxId::as_str)
                     .collect::<Vec<_>>()
                     .join(", ")
+            ),
+            Self::Superseded { run, .. } => format!(
+                "this process took too long to show that it lives, and stops here; the other one \
+                 carries run {run} on"
             ),
             Self::RunInUse { .. } => "wait for its end, or clean up what it left".to_owned(),
             Self::Constraint { .. }

@@ -4,7 +4,8 @@
 //! [`Store`] is a cloneable handle. Every write is one transaction on one named thread, and is in
 //! the database when its call returns `Ok`; a caller that drops the future stops waiting, it does
 //! not take the write back. Reads run on read-only connections and see every write that returned
-//! before they began.
+//! before they began. A handle from [`Store::fenced`] writes only as long as nobody else took its
+//! run over.
 //!
 //! # What survives what
 //!
@@ -28,11 +29,14 @@ mod attempts;
 mod connection;
 mod errors;
 mod fault;
+mod lease;
 mod listing;
 mod objects;
 mod phases;
+mod progress;
 mod reader;
 mod records;
+mod requests;
 mod retention;
 mod runs;
 mod schema;
@@ -46,7 +50,8 @@ mod tests;
 
 pub use errors::StoreError;
 pub use records::{
-    ArtifactRecord, AttemptFilter, AttemptRecord, DeletedRun, NewAttempt, NewRun, ObjectKind,
-    ObjectRecord, PhaseEnd, PhaseRecord, RunKind, RunRecord, TransitionRecord,
+    ArtifactRecord, AttemptFilter, AttemptRecord, DeletedRun, NewAttempt, NewRequest, NewRun,
+    ObjectKind, ObjectRecord, PhaseEnd, PhaseRecord, Request, RequestKind, RunFiles, RunKind,
+    RunRecord, TransitionRecord,
 };
 pub use store::Store;

@@ -2,8 +2,8 @@
 //!
 //! A listing first chooses the ids of one page from an index alone, then reads only those rows.
 
-use forge_core::SandboxId;
 use forge_core::life_cycle::StateName;
+use forge_core::{RunId, SandboxId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
@@ -20,6 +20,10 @@ const CANDIDATES: u32 = 20;
 
 /// The states of attempts that have not ended.
 const LIVE: [StateName; 3] = [StateName::Pending, StateName::Creating, StateName::Running];
+
+/// The attempts of a run, as they come from an index: nothing is sorted.
+pub(crate) const IN_ORDER: &str = "SELECT attempts.*, ?2 AS run FROM attempts INDEXED BY attempts_in_order \
+     WHERE run_id = ?1 ORDER BY id";
 
 /// Sorts after every text that begins alike: no id holds this character.
 const LAST: char = '\u{10ffff}';
@@ -38,6 +42,48 @@ impl Store {
             let attempts = connection
                 .prepare_cached(&listing.sql)?
                 .query_map(params_from_iter(listing.parameters), record)?
+                .collect::<Result<_, _>>()?;
+            Ok(attempts)
+        })
+        .await
+    }
+
+    /// The attempts of a run in the order they were recorded.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such run.
+    pub async fn attempts_of(&self, run: &RunId) -> Result<Vec<AttemptRecord>, StoreError> {
+        let run = *run;
+        self.read("list the attempts of a run", move |connection| {
+            let id = runs::row_id(connection, &run)?;
+            let attempts = connection
+                .prepare_cached(IN_ORDER)?
+                .query_map((id, run.to_string()), record)?
+                .collect::<Result<_, _>>()?;
+            Ok(attempts)
+        })
+        .await
+    }
+
+    /// The first `limit` attempts that are `PENDING`, of one run or of all, in the order they were
+    /// recorded.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the run is not recorded.
+    pub async fn pending(
+        &self,
+        run: Option<&RunId>,
+        limit: u32,
+    ) -> Result<Vec<AttemptRecord>, StoreError> {
+        let run = run.copied();
+        self.read("list attempts that wait", move |connection| {
+            let mut parameters: Vec<Value> = vec![limit.into()];
+            if let Some(run) = run {
+                parameters.push(runs::row_id(connection, &run)?.into());
+            }
+            let attempts = connection
+                .prepare_cached(&waiting(run.is_some()))?
+                .query_map(params_from_iter(parameters), record)?
                 .collect::<Result<_, _>>()?;
             Ok(attempts)
         })
@@ -116,6 +162,22 @@ impl Listing {
     }
 }
 
+/// The first attempts that wait: the state is written out, since the index holds that state only.
+pub(crate) fn waiting(of_one_run: bool) -> String {
+    let condition = match of_one_run {
+        true => "AND run_id = ?2",
+        false => "",
+    };
+    format!(
+        "SELECT attempts.*, runs.uuid AS run \
+         FROM (SELECT id FROM attempts INDEXED BY attempts_waiting \
+               WHERE state = 'PENDING' {condition} ORDER BY id LIMIT ?1) AS page \
+         CROSS JOIN attempts ON attempts.id = page.id \
+         CROSS JOIN runs ON runs.id = attempts.run_id \
+         ORDER BY page.id"
+    )
+}
+
 /// The index that answers a filter alone. Named, because SQLite does not know how the values are
 /// spread and may choose one for which it has to read the rows.
 fn index(filter: &AttemptFilter, by_state: bool) -> &'static str {
@@ -125,7 +187,8 @@ fn index(filter: &AttemptFilter, by_state: bool) -> &'static str {
         .is_some_and(|prefix| !prefix.is_empty());
     match (filter.run.is_some(), by_state, by_task) {
         (true, true, _) => "INDEXED BY attempts_by_run_and_state",
-        (true, false, _) => "INDEXED BY attempts_by_run",
+        (true, false, true) => "INDEXED BY attempts_by_run",
+        (true, false, false) => "INDEXED BY attempts_in_order",
         (false, true, _) => "INDEXED BY attempts_by_state",
         (false, false, true) => "INDEXED BY attempts_by_task",
         // By id.

@@ -2,7 +2,7 @@
 
 use forge_core::{PhaseName, SandboxId};
 use jiff::Timestamp;
-use rusqlite::{Row, named_params};
+use rusqlite::{OptionalExtension, Row, named_params};
 
 use crate::attempts::row_id;
 use crate::errors::StoreError;
@@ -72,6 +72,32 @@ impl Store {
                 return Err(Fault::not_found("phase", format!("{phase} of {id}")));
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// The phase that each of these attempts is in, in their order; `None` where none has begun that
+    /// has not ended.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such attempt.
+    pub async fn phases_under_way(
+        &self,
+        ids: &[SandboxId],
+    ) -> Result<Vec<Option<PhaseName>>, StoreError> {
+        let ids = ids.to_vec();
+        self.read("read where attempts are", move |connection| {
+            let mut under_way = connection.prepare_cached(
+                "SELECT phase FROM phases WHERE attempt_id = ?1 AND ended_at IS NULL \
+                 ORDER BY id LIMIT 1",
+            )?;
+            ids.iter()
+                .map(|id| {
+                    let attempt = row_id(connection, id)?;
+                    let phase = under_way.query_row([attempt], |row| values::name(row, "phase"));
+                    Ok(phase.optional()?)
+                })
+                .collect()
         })
         .await
     }

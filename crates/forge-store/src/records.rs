@@ -60,6 +60,9 @@ pub struct NewRun {
     pub engine: String,
     /// Version of the engine.
     pub engine_version: String,
+    /// What the run was asked for, as JSON that means something to the caller only; it may be large,
+    /// and is read by [`Store::plan`](crate::Store::plan) alone.
+    pub plan: String,
 }
 
 /// A run as it is recorded.
@@ -85,6 +88,23 @@ pub struct RunRecord {
     pub engine: String,
     /// Version of the engine.
     pub engine_version: String,
+    /// How often the run got a holder; the process that began it is the first.
+    pub epoch: u64,
+    /// The last sign of life of its holder; `None` for runs that an older version recorded.
+    pub renewed_at: Option<Timestamp>,
+    /// When its files were removed to make room.
+    pub files_removed_at: Option<Timestamp>,
+}
+
+/// Where the files of a run are that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFiles {
+    /// The run.
+    pub run: RunId,
+    /// Where its reports, logs and artifacts are.
+    pub out_directory: PathBuf,
+    /// When it ended.
+    pub ended_at: Timestamp,
 }
 
 /// A run that was removed from the record.
@@ -275,6 +295,57 @@ pub struct ArtifactRecord {
     pub kind: String,
     /// Where it is kept.
     pub stored_path: PathBuf,
+}
+
+/// What is asked of the process that drives a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequestKind {
+    /// Give up.
+    Cancel,
+    /// Clean up at once what is kept for inspection.
+    Release,
+}
+
+impl RequestKind {
+    /// The name used in the record.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Release => "release",
+        }
+    }
+}
+
+impl fmt::Display for RequestKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// A request to the process that drives a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRequest {
+    /// The run.
+    pub run: RunId,
+    /// The attempt it is about; the whole run when `None`.
+    pub attempt: Option<SandboxId>,
+    /// What is asked.
+    pub kind: RequestKind,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A request that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The attempt it is about; the whole run when `None`.
+    pub attempt: Option<SandboxId>,
+    /// What is asked.
+    pub kind: RequestKind,
+    /// When it was asked.
+    pub at: Timestamp,
 }
 
 /// Which attempts to list, newest first. All conditions given must hold.

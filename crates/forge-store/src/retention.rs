@@ -2,11 +2,11 @@
 
 use forge_core::RunId;
 use jiff::Timestamp;
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use crate::errors::StoreError;
 use crate::fault::Outcome;
-use crate::records::{DeletedRun, RunRecord};
+use crate::records::{DeletedRun, RunFiles, RunRecord};
 use crate::runs;
 use crate::store::Store;
 use crate::values;
@@ -26,6 +26,49 @@ impl Store {
         self.read("list old runs", move |connection| {
             expired(connection, before)
         })
+        .await
+    }
+
+    /// Where the files are of up to `limit` runs that ended and whose files nobody removed, oldest
+    /// end first.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says about reading.
+    pub async fn runs_with_files(&self, limit: u32) -> Result<Vec<RunFiles>, StoreError> {
+        self.read("list runs with files", move |connection| {
+            let runs = connection
+                .prepare_cached(
+                    "SELECT uuid, out_directory, ended_at FROM runs \
+                     WHERE ended_at IS NOT NULL AND files_removed_at IS NULL \
+                     ORDER BY ended_at, id LIMIT ?1",
+                )?
+                .query_map([limit], files)?
+                .collect::<Result<_, _>>()?;
+            Ok(runs)
+        })
+        .await
+    }
+
+    /// Records that the files of a run were removed while its record stays; the first call counts.
+    /// Returns whether this was the first.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such run.
+    pub async fn files_removed(&self, run: &RunId, at: Timestamp) -> Result<bool, StoreError> {
+        let run = *run;
+        self.write(
+            "record that the files of a run are gone",
+            move |transaction| {
+                let id = runs::row_id(transaction, &run)?;
+                let changed = transaction
+                    .prepare_cached(
+                        "UPDATE runs SET files_removed_at = ?2 \
+                     WHERE id = ?1 AND files_removed_at IS NULL",
+                    )?
+                    .execute((id, values::instant(at)?))?;
+                Ok(changed > 0)
+            },
+        )
         .await
     }
 
@@ -74,6 +117,14 @@ impl Store {
         })
         .await
     }
+}
+
+fn files(row: &Row<'_>) -> rusqlite::Result<RunFiles> {
+    Ok(RunFiles {
+        run: values::name(row, "uuid")?,
+        out_directory: values::file(row, "out_directory")?,
+        ended_at: values::at(row, "ended_at")?,
+    })
 }
 
 fn expired(connection: &Connection, before: Timestamp) -> Outcome<Vec<RunRecord>> {

@@ -8,7 +8,7 @@ use crate::errors::StoreError;
 use crate::fault::{Fault, Outcome};
 use crate::records::{NewRun, RunRecord};
 use crate::store::Store;
-use crate::values::{self, Json};
+use crate::values::{self, Count, Json};
 
 impl Store {
     /// Records a run that begins.
@@ -52,6 +52,39 @@ impl Store {
         .await
     }
 
+    /// The ids of the latest `limit` runs, newest first.
+    ///
+    /// # Errors
+    /// As [`StoreError`] says about reading.
+    pub async fn run_ids(&self, limit: u32) -> Result<Vec<RunId>, StoreError> {
+        self.read("list runs", move |connection| {
+            let ids = connection
+                .prepare_cached("SELECT uuid FROM runs ORDER BY created_at DESC, id DESC LIMIT ?1")?
+                .query_map([limit], |row| values::name(row, "uuid"))?
+                .collect::<Result<_, _>>()?;
+            Ok(ids)
+        })
+        .await
+    }
+
+    /// What a run was asked for, as its [`NewRun::plan`]; empty for a run that an older version
+    /// recorded.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such run.
+    pub async fn plan(&self, run: &RunId) -> Result<String, StoreError> {
+        let run = *run;
+        self.read("read the plan of a run", move |connection| {
+            let id = row_id(connection, &run)?;
+            let plan = connection
+                .prepare_cached("SELECT plan FROM plans WHERE run_id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()?;
+            Ok(plan.unwrap_or_default())
+        })
+        .await
+    }
+
     /// Runs without an end, newest first: those under way, and those whose process died.
     ///
     /// # Errors
@@ -83,9 +116,9 @@ fn insert(connection: &Connection, run: &NewRun) -> Outcome<()> {
     connection
         .prepare_cached(
             "INSERT INTO runs (uuid, kind, agent, created_at, out_directory, holder, arguments, \
-                               engine, engine_version) \
+                               engine, engine_version, renewed_at) \
              VALUES (:uuid, :kind, :agent, :created_at, :out_directory, :holder, :arguments, \
-                     :engine, :engine_version)",
+                     :engine, :engine_version, :created_at)",
         )?
         .execute(named_params! {
             ":uuid": run.id.to_string(),
@@ -98,6 +131,9 @@ fn insert(connection: &Connection, run: &NewRun) -> Outcome<()> {
             ":engine": run.engine,
             ":engine_version": run.engine_version,
         })?;
+    connection
+        .prepare_cached("INSERT INTO plans (run_id, plan) VALUES (?1, ?2)")?
+        .execute((connection.last_insert_rowid(), &run.plan))?;
     Ok(())
 }
 
@@ -126,6 +162,9 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RunRecord> {
         arguments: row.get::<_, Json<_>>("arguments")?.0,
         engine: row.get("engine")?,
         engine_version: row.get("engine_version")?,
+        epoch: row.get::<_, Count>("epoch")?.0,
+        renewed_at: values::optional_at(row, "renewed_at")?,
+        files_removed_at: values::optional_at(row, "files_removed_at")?,
     })
 }
 

@@ -10,7 +10,11 @@ use crate::fault::Outcome;
 use crate::values::unreadable;
 
 /// Step `n` leads from version `n` to version `n + 1`. Released steps never change.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001.sql"),
+    include_str!("../migrations/0002.sql"),
+    include_str!("../migrations/0003.sql"),
+];
 
 /// `PRAGMA application_id` of our files, set by the first migration: "swef".
 const APPLICATION_ID: i64 = 0x7377_6566;

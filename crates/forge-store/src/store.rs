@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forge_core::OwnerId;
+use forge_core::{OwnerId, RunId};
 use rusqlite::{Connection, Transaction};
 
 use crate::connection;
 use crate::errors::StoreError;
 use crate::fault::Outcome;
+use crate::lease::Fence;
 use crate::reader::Reader;
 use crate::schema;
 use crate::writer::Writer;
@@ -20,6 +21,8 @@ use crate::writer::Writer;
 #[derive(Debug, Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    /// Whom this handle writes for; everybody when `None`.
+    fence: Option<Fence>,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,7 @@ impl Store {
                 reader,
                 writer: Some(writer),
             }),
+            fence: None,
         })
     }
 
@@ -79,7 +83,20 @@ impl Store {
                 reader,
                 writer: None,
             }),
+            fence: None,
         })
+    }
+
+    /// A handle for the process that drives `run` in `epoch`. Every write of it first checks, in the
+    /// same transaction, that this is still the run's epoch, and is not done otherwise:
+    /// [`StoreError::Superseded`], or [`StoreError::NotFound`] when the run is recorded no more.
+    /// Reads are as ever.
+    #[must_use]
+    pub fn fenced(&self, run: RunId, epoch: u64) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            fence: Some(Fence { run, epoch }),
+        }
     }
 
     /// The installation's owner id, the same for every process that opens this record.
@@ -113,6 +130,13 @@ impl Store {
         T: Send + 'static,
         J: FnOnce(&Transaction<'_>) -> Outcome<T> + Send + 'static,
     {
+        let fence = self.fence;
+        let job = move |transaction: &Transaction<'_>| {
+            if let Some(fence) = fence {
+                fence.check(transaction)?;
+            }
+            job(transaction)
+        };
         match &self.shared.writer {
             Some(writer) => writer.write(action, job).await,
             None => Err(StoreError::ReadOnly {

@@ -17,6 +17,10 @@ use crate::yaml_tree;
 
 /// Longest life of a container: whatever a task says, everything of it is gone after a day.
 const MAX_LIFETIME_SECONDS: u64 = 86_400;
+/// A year.
+const MAX_FORCE_HOURS: u64 = 8760;
+/// Ten years.
+const MAX_RETENTION_DAYS: u64 = 3650;
 /// The last id that is one: the one above means "leave as it is" to the kernel.
 const MAX_USER_ID: u32 = u32::MAX - 1;
 
@@ -52,6 +56,9 @@ pub(crate) const CLEANUP_FIELDS: &[&str] = &[
     "on_timeout",
     "preserve_logs",
     "preserve_artifacts",
+    "delay_seconds",
+    "force_cleanup_after_hours",
+    "log_retention_days",
     "max_lifetime_seconds",
 ];
 
@@ -329,15 +336,24 @@ fn cleanup(decoder: &mut Decoder, field: &Located<'_>) -> Option<CleanupFields> 
     let on_timeout = boolean("on_timeout");
     let preserve_logs = boolean("preserve_logs");
     let preserve_artifacts = boolean("preserve_artifacts");
-    let max_lifetime_seconds = optional(&fields, "max_lifetime_seconds", |field| {
-        decoder.whole(field, 1, Most::fixed(MAX_LIFETIME_SECONDS))
-    });
+    let mut whole = |name, least, most| {
+        optional(&fields, name, |field| {
+            decoder.whole(field, least, Most::fixed(most))
+        })
+    };
+    let delay_seconds = whole("delay_seconds", 0, MAX_LIFETIME_SECONDS);
+    let force_cleanup_after_hours = whole("force_cleanup_after_hours", 1, MAX_FORCE_HOURS);
+    let log_retention_days = whole("log_retention_days", 1, MAX_RETENTION_DAYS);
+    let max_lifetime_seconds = whole("max_lifetime_seconds", 1, MAX_LIFETIME_SECONDS);
     Some(CleanupFields {
         on_success: on_success?,
         on_failure: on_failure?,
         on_timeout: on_timeout?,
         preserve_logs: preserve_logs?,
         preserve_artifacts: preserve_artifacts?,
+        delay_seconds: delay_seconds?,
+        force_cleanup_after_hours: force_cleanup_after_hours?,
+        log_retention_days: log_retention_days?,
         max_lifetime_seconds: max_lifetime_seconds?,
     })
 }

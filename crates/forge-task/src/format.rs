@@ -190,7 +190,7 @@ pub struct UserField {
     pub gid: u32,
 }
 
-/// What is removed when the task ends, and what is kept.
+/// What is removed when the task ends, and what is kept. An operator may have set other defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct CleanupFields {
@@ -204,6 +204,17 @@ pub struct CleanupFields {
     pub preserve_logs: Option<bool>,
     /// Keep the artifacts; `true` when left out.
     pub preserve_artifacts: Option<bool>,
+    /// Containers and volumes that are to be removed stay so long for inspection, also when nothing
+    /// else is left to do; when left out, 60 seconds, and never longer than the run.
+    #[schemars(range(max = 86_400))]
+    pub delay_seconds: Option<u64>,
+    /// Anyone may remove what an attempt made so many hours after its start, whatever became of its
+    /// run; 24 when left out.
+    #[schemars(range(min = 1, max = 8760))]
+    pub force_cleanup_after_hours: Option<u64>,
+    /// Kept logs and artifacts go so many days after the end of their run; 30 when left out.
+    #[schemars(range(min = 1, max = 3650))]
+    pub log_retention_days: Option<u64>,
     /// No container outlives this.
     #[schemars(range(min = 1, max = 86_400))]
     pub max_lifetime_seconds: Option<u64>,

@@ -19,8 +19,8 @@ pub(crate) const LEAST_DISK_GB: f64 = 0.001;
 
 /// Longest default for verification.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(600);
-/// Kept free between the last deadline and the end of a container, to clean up in.
-const CLEANUP_DELAY: Duration = Duration::from_secs(60);
+/// An hour.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The limits of a task of `difficulty` with the changes in `resources`.
 pub(crate) fn limits(difficulty: Difficulty, resources: &ResourceFields) -> Limits {
@@ -135,17 +135,24 @@ fn in_unit(value: u64, unit: u64) -> f64 {
 }
 
 /// What is removed when, and the latest end of a container: never before the deadlines of what
-/// runs in it, unless the author asks for that.
+/// runs in it and the window for inspection after them, unless the author asks for that. `default`
+/// is what holds for a task that says nothing.
 pub(crate) fn cleanup(
     fields: &CleanupFields,
+    default: &CleanupPolicy,
     limits: &Limits,
     container: VerifyContainer,
 ) -> CleanupPolicy {
-    let default = CleanupPolicy::default();
     let busy = match container {
         VerifyContainer::Fresh => limits.timeout.max(limits.verify_timeout),
         VerifyContainer::Same => limits.timeout + limits.verify_timeout,
     };
+    let delay = fields.delay_seconds.map(Duration::from_secs);
+    let delay = delay.or(default.delay);
+    let window = delay.unwrap_or(CleanupPolicy::WINDOW);
+    let usual = default.max_lifetime.saturating_sub(CleanupPolicy::WINDOW);
+    let hours = fields.force_cleanup_after_hours;
+    let days = fields.log_retention_days;
     CleanupPolicy {
         on_success: fields.on_success.unwrap_or(default.on_success),
         on_failure: fields.on_failure.unwrap_or(default.on_failure),
@@ -154,9 +161,16 @@ pub(crate) fn cleanup(
         preserve_artifacts: fields
             .preserve_artifacts
             .unwrap_or(default.preserve_artifacts),
+        delay,
+        force_after: hours
+            .and_then(|hours| HOUR.checked_mul(u32::try_from(hours).ok()?))
+            .unwrap_or(default.force_after),
+        log_retention_days: days
+            .and_then(|days| u32::try_from(days).ok())
+            .unwrap_or(default.log_retention_days),
         max_lifetime: match fields.max_lifetime_seconds {
             Some(seconds) => Duration::from_secs(seconds),
-            None => default.max_lifetime.max(busy.saturating_add(CLEANUP_DELAY)),
+            None => usual.max(busy).saturating_add(window),
         },
     }
 }

@@ -9,8 +9,8 @@ use std::thread;
 
 use forge_core::task::NetworkPolicy;
 use forge_core::{
-    ImageChoice, LimitCeiling, NetworkLevel, SecretVariable, SpecificationFile, Task, TaskId,
-    UserId,
+    CleanupPolicy, ImageChoice, LimitCeiling, NetworkLevel, SecretVariable, SpecificationFile,
+    Task, TaskId, UserId,
 };
 
 use crate::config_file;
@@ -27,6 +27,8 @@ use crate::tools_file;
 pub struct LoadOptions {
     /// The most that any task may ask for.
     pub ceiling: LimitCeiling,
+    /// What is removed when, for tasks that do not say.
+    pub cleanup: CleanupPolicy,
 }
 
 /// What became of the tasks at some paths.
@@ -179,12 +181,18 @@ fn load(directory: &Path, options: &LoadOptions) -> LoadResult {
     }
     diagnostics.sort_by(|a, b| a.file.cmp(&b.file));
     match (decoded.file, config) {
-        (Some(file), Some(config)) if diagnostics.is_empty() => assemble(file, config, layout)
-            .map(|task| Loaded {
-                task,
-                id_at: decoded.id_at.unwrap_or(Position::START),
-            })
-            .ok_or_else(|| vec![Problem::new("it contradicts itself").about(directory)]),
+        (Some(file), Some(config)) if diagnostics.is_empty() => {
+            let from = std::path::absolute(directory);
+            assemble(file, config, layout, options)
+                .map(|task| Loaded {
+                    task: Task {
+                        directory: from.unwrap_or_else(|_| directory.to_owned()),
+                        ..task
+                    },
+                    id_at: decoded.id_at.unwrap_or(Position::START),
+                })
+                .ok_or_else(|| vec![Problem::new("it contradicts itself").about(directory)])
+        }
         _ => Err(diagnostics),
     }
 }
@@ -211,7 +219,12 @@ fn environment(
 
 /// Fills in what the files leave out. `None` cannot happen after decoding, which has checked what
 /// the conversions check again.
-fn assemble(file: TaskFile, config: ConfigFile, layout: Layout) -> Option<Task> {
+fn assemble(
+    file: TaskFile,
+    config: ConfigFile,
+    layout: Layout,
+    options: &LoadOptions,
+) -> Option<Task> {
     let limits = limits::limits(file.difficulty, &config.resources.unwrap_or_default());
     let verify_container = file.verify.container.unwrap_or_default();
     let network = config.network.unwrap_or_default();
@@ -228,6 +241,7 @@ fn assemble(file: TaskFile, config: ConfigFile, layout: Layout) -> Option<Task> 
     };
     Some(Task {
         id: file.id,
+        directory: PathBuf::new(),
         title: file.title,
         instruction: file.instruction,
         difficulty: file.difficulty,
@@ -262,6 +276,7 @@ fn assemble(file: TaskFile, config: ConfigFile, layout: Layout) -> Option<Task> 
         tests_visible: config.tests_visible.unwrap_or(false),
         cleanup: limits::cleanup(
             &config.cleanup.unwrap_or_default(),
+            &options.cleanup,
             &limits,
             verify_container,
         ),

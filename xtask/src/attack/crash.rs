@@ -1,4 +1,4 @@
-//! The orchestrator killed at several moments: nothing opens, and `gc` removes everything.
+//! The orchestrator killed at several moments: nothing opens, and `gc --interrupted` removes everything.
 
 use std::path::PathBuf;
 use std::process::Child;
@@ -166,7 +166,7 @@ pub(super) fn rows(stage: &Stage, scenes: &[&Scene]) -> Result<Vec<Row>, Failure
             victim.wait_for_image();
         }
     }
-    shell::read(&mut stage.command(&["gc", "--format", "json"]))?;
+    shell::read(&mut stage.command(&["gc", "--interrupted", "--format", "json"]))?;
     let rows = victims.iter().zip(outcomes).zip(CRASHES);
     let rows = rows.map(|((victim, (asked, volumes)), (name, _, _, what))| {
         let attempt = json!({"case": CASE, "name": name, "what": what});

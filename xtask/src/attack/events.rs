@@ -255,7 +255,8 @@ impl Pause {
 
 /// What carries the labels of this suite's own installation.
 pub(super) fn leftovers(stage: &Stage) -> Result<String, Failure> {
-    let found = shell::read(&mut stage.command(&["gc", "--dry-run", "--format", "json"]))?;
+    let found =
+        shell::read(&mut stage.command(&["gc", "--dry-run", "--interrupted", "--format", "json"]))?;
     let found: Value = serde_json::from_str(&found).unwrap_or_default();
     let count = found["leftovers"].as_array().map_or(0, Vec::len);
     Ok(match (count, found["kept"].as_u64()) {

@@ -57,8 +57,8 @@ pub(super) async fn carry_out(
     arguments: CheckArguments,
 ) -> Result<ExitStatus, CliError> {
     let printer = &session.printer;
-    let ceiling = session.configuration().await?.limits;
-    let loaded = tasks::load(arguments.tasks.directories, ceiling).await?;
+    let configuration = session.configuration().await?;
+    let loaded = tasks::load(arguments.tasks.directories, &configuration).await?;
     let status = if loaded.errors.is_empty() {
         ExitStatus::Success
     } else {

@@ -110,7 +110,7 @@ pub(super) async fn carry_out(
         output,
     } = arguments.command;
     let configuration = session.configuration().await?;
-    let tasks = tasks::load_all_good(vec![task], configuration.limits).await?;
+    let tasks = tasks::load_all_good(vec![task], &configuration).await?;
     let [task] = tasks.as_slice() else {
         return Err(CliError::input("the folder holds several tasks")
             .or_rather("name the directory of one task"));

@@ -9,19 +9,20 @@ use forge_config::Configuration;
 use forge_core::{RunId, Task};
 use forge_engine::EngineDescription;
 use forge_orchestrator::run::{CapacityOptions, Purpose};
-use forge_orchestrator::{EventSink, Orchestrator, RunOptions, RunSummary};
+use forge_orchestrator::{EventSink, Orchestrator, RunOptions, RunPlan, RunSummary};
 use forge_plan::capacity::Ratios;
 use forge_plan::retry::RetryPolicy;
+use forge_store::RunRecord;
 use uuid::Uuid;
 
-use super::tasks;
+use super::{resume, tasks};
 use crate::arguments::{Execution, Format, Jobs};
 use crate::error::CliError;
 use crate::escape;
 use crate::exit_status::{ExitStatus, RunFacts};
 use crate::operator::Rules;
 use crate::progress::{self, Aim, Board};
-use crate::provider::Need;
+use crate::provider::{EngineSettings, Need};
 use crate::results;
 use crate::session::Session;
 use crate::style::Style;
@@ -36,6 +37,14 @@ pub(super) struct Request {
     pub purpose: Purpose,
     pub execution: Execution,
     pub format: Format,
+    /// The run that is gone on with, and what its plan says besides.
+    pub from: Option<Interrupted>,
+}
+
+/// An interrupted run whose place the process takes.
+pub(super) struct Interrupted {
+    pub record: RunRecord,
+    pub plan: RunPlan,
 }
 
 /// Carries a run through.
@@ -43,32 +52,61 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
     let configuration = session.configuration().await?;
     let capacity = capacity(&configuration, request.execution.jobs);
     let retry = retry(&configuration);
-    let tasks = tasks::load_all_good(request.directories, configuration.limits).await?;
-    let out = make_out_folder(request.execution.out).await?;
+    let tasks = tasks::load_all_good(request.directories, &configuration).await?;
+    if let Some(from) = &request.from {
+        resume::check_tasks(&from.plan, &tasks).await?;
+    }
+    let out = match &request.from {
+        None => make_out_folder(request.execution.out).await?,
+        Some(from) => resume::out_folder(&from.record),
+    };
     let store = session.record().await?;
+    if request.from.is_none() {
+        resume::tell_of_interrupted(session, &store).await;
+    }
+    let (run, identity) = match &request.from {
+        None => (RunId::from_uuid(Uuid::now_v7()), Some(fresh_identity())),
+        Some(from) => (from.record.id, from.plan.engine_identity.clone()),
+    };
     let known = tasks.iter().map(|task| &**task);
     let rules = Rules::for_tasks(session, configuration, known).await?;
-    let settings = rules.engine_settings();
+    let settings = EngineSettings {
+        identity: identity.clone(),
+        run: Some(run),
+        ..rules.engine_settings()
+    };
     let engine = session
         .engine_with(store.owner(), Need::Sandboxes, settings)
         .await?;
     let description = engine.describe().await?;
     let options = RunOptions {
-        run: RunId::from_uuid(Uuid::now_v7()),
+        run,
         purpose: request.purpose,
         concurrency: concurrency(request.execution.jobs, description.cores),
         capacity,
         retry,
         out,
         operator: Arc::new(rules),
-        keep: request.execution.keep,
+        keep: match &request.from {
+            None => request.execution.keep,
+            Some(from) => from.plan.keep,
+        },
+        engine_identity: identity,
         arguments: session.arguments.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let (aim, attempts) = aim(&options.purpose, tasks.len() as u64);
     announce(session, &options, tasks.len() as u64, &description);
     let orchestrator = Orchestrator::new(engine, store.clone());
-    let summary = watched(session, &orchestrator, &tasks, options, (aim, attempts)).await;
+    let summary = watched(
+        session,
+        &orchestrator,
+        &tasks,
+        options,
+        request.from.map(|from| from.record),
+        (aim, attempts),
+    )
+    .await;
     store.close().await?;
     let summary = summary?;
     let status = RunFacts::of(&summary.report, summary.cancelled).exit_status();
@@ -84,6 +122,14 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
             printer.text(&text)
         }
     };
+    if summary.unstarted > 0 {
+        let text = format!(
+            "{} not started; `swe-forge run --resume {}` goes on with the run",
+            units::count(summary.unstarted, "attempt"),
+            summary.report.run.id,
+        );
+        session.printer.remark(Style::Warning, "unfinished", &text);
+    }
     match written {
         // The tasks' result counts, not who reads about it.
         Err(error) if !error.is_reader_gone() => Err(error),
@@ -104,15 +150,30 @@ async fn watched(
     orchestrator: &Orchestrator,
     tasks: &[Arc<Task>],
     options: RunOptions,
+    from: Option<RunRecord>,
     (aim, attempts): (Aim, u64),
 ) -> Result<RunSummary, CliError> {
     let (events, received) = EventSink::channel();
     let names = tasks.iter().map(|task| &task.id);
     let board = Board::new(aim, attempts, names, Instant::now());
-    let run = Box::pin(orchestrator.run(tasks, options, events, session.cancellation.clone()));
+    let cancellation = session.cancellation.clone();
+    let run = async move {
+        match from {
+            None => Box::pin(orchestrator.run(tasks, options, events, cancellation)).await,
+            Some(from) => {
+                Box::pin(orchestrator.resume(tasks, options, &from, events, cancellation)).await
+            }
+        }
+    };
     let watch = progress::watch(&session.printer, board, received);
     let (summary, ()) = tokio::join!(run, watch);
     Ok(summary?)
+}
+
+/// What the engine handle of a run makes its names from: 244 random bits, as hexadecimal text.
+fn fresh_identity() -> String {
+    let half = || Uuid::new_v4().simple().to_string();
+    format!("{}{}", half(), half())
 }
 
 /// The folder for runs, made when it is missing, before anything else is.

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod artifacts;
+mod cancel;
 mod check;
 mod completions;
 mod doctor;
@@ -14,10 +15,14 @@ mod prepared;
 mod ps;
 mod recorded;
 mod registries;
+mod release;
+mod resume;
 mod run;
 mod show;
 mod tasks;
 mod validate;
+
+use std::time::Duration;
 
 use crate::arguments::{Command, EgressCommand, Format, ImagesCommand, RegistriesCommand};
 use crate::error::CliError;
@@ -42,15 +47,23 @@ pub(crate) async fn carry_out(session: Session, command: Command) -> Result<Exit
         Command::Show(arguments) => show::carry_out(session, arguments).await,
         Command::Logs(arguments) => logs::carry_out(session, arguments).await,
         Command::Artifacts(arguments) => artifacts::carry_out(session, arguments).await,
+        Command::Release(arguments) => release::carry_out(session, arguments).await,
+        Command::Cancel(arguments) => cancel::carry_out(session, arguments).await,
         Command::Gc(arguments) => gc::carry_out(session, arguments).await,
         Command::Completions(arguments) => completions::carry_out(session, arguments),
         Command::Man(arguments) => man::carry_out(session, arguments),
     }
 }
 
-/// Whether `command` heeds its cancellation and then ends by itself.
-pub(crate) const fn ends_cleanly(command: &Command) -> bool {
-    matches!(command, Command::Run(_) | Command::Validate(_))
+/// How long what `command` runs may go on when the program is told to end and nobody is there to say
+/// more; `None` for a command that does not heed its cancellation.
+pub(crate) const fn drains_for(command: &Command) -> Option<Duration> {
+    let execution = match command {
+        Command::Run(arguments) => &arguments.execution,
+        Command::Validate(arguments) => &arguments.execution,
+        _ => return None,
+    };
+    Some(Duration::from_secs(execution.drain as u64))
 }
 
 /// Whether `command` was asked for a JSON document.
@@ -79,7 +92,11 @@ pub(crate) fn writes_json(command: &Command) -> bool {
         Command::Show(arguments) => arguments.output,
         Command::Artifacts(arguments) => arguments.output,
         Command::Gc(arguments) => arguments.output,
-        Command::Logs(_) | Command::Completions(_) | Command::Man(_) => return false,
+        Command::Logs(_)
+        | Command::Release(_)
+        | Command::Cancel(_)
+        | Command::Completions(_)
+        | Command::Man(_) => return false,
     };
     output.format == Format::Json
 }

@@ -7,6 +7,7 @@ use forge_core::ownership::keys;
 use forge_engine::images::{ImageStore, ImageSummary};
 use forge_engine::{EngineError, EngineErrorKind};
 use forge_images::labels::ROLE_BASE_IMAGE;
+use forge_orchestrator::janitor::{PREPARED_OF as OF, PREPARED_ROLE as ROLE};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -14,10 +15,6 @@ use crate::style::Style;
 use crate::table::{Cell, Table};
 use crate::units;
 
-/// The role label of prepared images.
-const ROLE: &str = "prepared-image";
-/// On a prepared image: the identifier of the image it was made from.
-const OF: &str = "swe-forge.image.of";
 /// An image without a tag may be about to get it; after so long it will not.
 const BEING_MADE: SignedDuration = SignedDuration::from_mins(10);
 

@@ -1,12 +1,15 @@
 //! `swe-forge ps`: the attempts under way, or all that are recorded.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{HashMap, HashSet};
 
 use forge_api::waiting::WaitingList;
-use forge_core::RunId;
+use forge_core::life_cycle::StateName;
+use forge_core::{PhaseName, RunId, SandboxId, State};
 use forge_orchestrator::RunLayout;
 use forge_store::{AttemptFilter, AttemptRecord, RunKind, RunRecord, Store};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use super::recorded::{self, Standing};
@@ -68,10 +71,10 @@ pub(super) async fn carry_out(
     session: &Session,
     arguments: PsArguments,
 ) -> Result<ExitStatus, CliError> {
-    let entries = match session.existing_record().await? {
+    let (entries, is_cut) = match session.existing_record().await? {
         Some(store) => entries(&store, &arguments).await?,
         None if arguments.run.is_some() => return Err(CliError::input("no run is recorded")),
-        None => Vec::new(),
+        None => (Vec::new(), false),
     };
     let printer = &session.printer;
     match arguments.output.format {
@@ -89,47 +92,108 @@ pub(super) async fn carry_out(
             printer.text(&table.render(printer.out_paint(), printer.out_width()))?;
         }
     }
+    if is_cut {
+        printer.progress(&format!(
+            "{} listed, there are more; `-n N` lists up to N",
+            entries.len()
+        ));
+    }
     Ok(ExitStatus::Success)
 }
 
-async fn entries(store: &Store, arguments: &PsArguments) -> Result<Vec<Entry>, CliError> {
+/// A run of which attempts are listed.
+struct Listed {
+    record: RunRecord,
+    is_abandoned: bool,
+    /// What its attempts wait for.
+    waiting: HashMap<String, Waiting>,
+}
+
+impl Listed {
+    async fn read(store: &Store, run: &RunId) -> Result<Self, CliError> {
+        let record = store.run(run).await?;
+        let is_abandoned = recorded::is_abandoned(&record);
+        Ok(Self {
+            waiting: match is_abandoned {
+                true => HashMap::new(),
+                false => waiting(&record).await,
+            },
+            is_abandoned,
+            record,
+        })
+    }
+}
+
+/// What is listed, and whether there is more of it.
+async fn entries(store: &Store, arguments: &PsArguments) -> Result<(Vec<Entry>, bool), CliError> {
+    let mut attempts = attempts(store, arguments).await?;
+    let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
+    let is_cut = attempts.len() > limit;
+    attempts.truncate(limit);
+    let mut runs: HashMap<RunId, Listed> = HashMap::new();
+    let mut begun = Vec::new();
+    for attempt in &attempts {
+        if let MapEntry::Vacant(place) = runs.entry(attempt.run) {
+            place.insert(Listed::read(store, &attempt.run).await?);
+        }
+        // What waits has no phase.
+        if is_live(attempt.state.name()) && attempt.state != State::Pending {
+            begun.push(attempt.id.clone());
+        }
+    }
+    let phases = store.phases_under_way(&begun).await?;
+    let mut phases: HashMap<SandboxId, Option<PhaseName>> = begun.into_iter().zip(phases).collect();
+    let mut entries = Vec::with_capacity(attempts.len());
+    for attempt in attempts {
+        let Some(run) = runs.get_mut(&attempt.run) else {
+            continue;
+        };
+        let standing = Standing::within(&attempt, run.is_abandoned);
+        let is_live = matches!(standing, Standing::Live(_));
+        let phase = phases.remove(&attempt.id).flatten().filter(|_| is_live);
+        let waiting = run.waiting.remove(attempt.id.as_str());
+        entries.push(Entry {
+            phase: phase.map(|phase| phase.as_str()),
+            waiting: waiting.filter(|_| is_live),
+            ..entry(attempt, &run.record, standing)
+        });
+    }
+    Ok((entries, is_cut))
+}
+
+/// One more than are listed, where there are more: of all, the newest; of those under way, what
+/// runs before what waits, which comes in its order.
+async fn attempts(store: &Store, arguments: &PsArguments) -> Result<Vec<AttemptRecord>, CliError> {
     let run = match &arguments.run {
         Some(text) => Some(recorded::find_run(store, text).await?),
         None => None,
     };
+    let limit = arguments.limit.saturating_add(1);
+    // What waits is asked for first: what begins in between is found twice, not missed.
+    let waiting = match arguments.all {
+        true => Vec::new(),
+        false => store.pending(run.as_ref(), limit).await?,
+    };
     let filter = AttemptFilter {
         run,
-        live_only: !arguments.all,
-        limit: Some(arguments.limit),
+        states: match arguments.all {
+            true => Vec::new(),
+            false => vec![StateName::Creating, StateName::Running],
+        },
+        limit: Some(limit),
         ..AttemptFilter::default()
     };
-    let mut runs: HashMap<RunId, RunRecord> = HashMap::new();
-    let mut lists: HashMap<RunId, HashMap<String, Waiting>> = HashMap::new();
-    let mut entries = Vec::new();
-    for attempt in store.attempts(&filter).await? {
-        let run = match runs.get(&attempt.run) {
-            Some(run) => run.clone(),
-            None => store.run(&attempt.run).await?,
-        };
-        let standing = Standing::of(&attempt, &run);
-        let is_live = matches!(standing, Standing::Live(_));
-        if is_live && !lists.contains_key(&run.id) {
-            lists.insert(run.id, waiting(&run).await);
-        }
-        let list = lists.get_mut(&run.id).filter(|_| is_live);
-        let waits = list.and_then(|list| list.remove(attempt.id.as_str()));
-        let phase = match standing {
-            Standing::Live(_) => recorded::current_phase(&store.phases(&attempt.id).await?),
-            Standing::Lost | Standing::Ended(_) => None,
-        };
-        entries.push(Entry {
-            phase: phase.map(|phase| phase.as_str()),
-            waiting: waits,
-            ..entry(attempt, &run, standing)
-        });
-        runs.insert(run.id, run);
-    }
-    Ok(entries)
+    let mut attempts = store.attempts(&filter).await?;
+    let begun: HashSet<SandboxId> = attempts.iter().map(|each| each.id.clone()).collect();
+    attempts.extend(waiting.into_iter().filter(|each| !begun.contains(&each.id)));
+    Ok(attempts)
+}
+
+const fn is_live(state: StateName) -> bool {
+    matches!(
+        state,
+        StateName::Pending | StateName::Creating | StateName::Running
+    )
 }
 
 fn entry(attempt: AttemptRecord, run: &RunRecord, standing: Standing) -> Entry {
@@ -140,7 +204,7 @@ fn entry(attempt: AttemptRecord, run: &RunRecord, standing: Standing) -> Entry {
         run: run.id.to_string(),
         run_short: run.id.short(),
         kind: run.kind,
-        agent: run.agent.clone(),
+        agent: recorded::agent(&attempt, run).to_owned(),
         difficulty: attempt.difficulty.as_str(),
         state: standing.as_str(),
         reason: reason.map(|reason| reason.as_str()),
@@ -161,22 +225,20 @@ fn table(entries: &[Entry], now: Timestamp) -> Table {
         let took = match (entry.started_at, entry.ended_at) {
             (Some(from), Some(to)) => units::duration(units::between(from, to)),
             // A lost attempt stopped at a time that nobody knows.
-            (Some(from), None) if entry.state != "LOST" => units::clock(units::between(from, now)),
+            (Some(from), None) if entry.state != "LOST" => {
+                units::duration(units::between(from, now))
+            }
             _ => String::new(),
         };
-        // An attempt of a validation carries its agent in its id.
-        let agent = match entry.kind {
-            RunKind::Run => entry.agent.as_str(),
-            RunKind::Validate => "validate",
-        };
+        let since = entry.started_at.unwrap_or(entry.created_at);
         table.row([
             Cell::from(&entry.id),
             Cell::from(&entry.run_short),
-            Cell::from(agent),
+            Cell::from(&entry.agent),
             Cell::styled(entry.style, entry.state),
             Cell::from(entry.phase.unwrap_or_default()),
             Cell::from(took),
-            Cell::from(units::instant(entry.started_at.unwrap_or(entry.created_at))),
+            Cell::from(units::moment(since, now, TimeZone::system())),
             Cell::from(match (&entry.waiting, entry.reason) {
                 (Some(waiting), _) => {
                     format!("waits, number {}: {}", waiting.position, waiting.reason)

@@ -5,6 +5,7 @@ use forge_orchestrator::Agent;
 use forge_orchestrator::run::Purpose;
 
 use super::execution::{self, Request};
+use super::resume;
 use crate::arguments::{AgentName, RunArguments};
 use crate::error::CliError;
 use crate::exit_status::ExitStatus;
@@ -14,12 +15,18 @@ pub(super) async fn carry_out(
     session: &Session,
     arguments: RunArguments,
 ) -> Result<ExitStatus, CliError> {
+    let execution = arguments.execution;
+    let format = arguments.output.format;
+    if let Some(run) = arguments.resume {
+        return resume::carry_out(session, &run, arguments.command, execution, format).await;
+    }
     let agent = agent(arguments.agent, arguments.command)?;
     let request = Request {
-        directories: arguments.tasks.directories,
+        directories: arguments.directories,
         purpose: Purpose::Run(agent),
-        execution: arguments.execution,
-        format: arguments.output.format,
+        execution,
+        format,
+        from: None,
     };
     execution::carry_out(session, request).await
 }

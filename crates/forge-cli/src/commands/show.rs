@@ -208,8 +208,10 @@ fn transition_entry(transition: &TransitionRecord) -> TransitionEntry<'_> {
 
 impl Attempt {
     fn agent(&self) -> &str {
-        let run = &self.run.agent;
-        self.report.as_ref().map_or(run, |report| &report.agent)
+        let recorded = recorded::agent(&self.record, &self.run);
+        self.report
+            .as_ref()
+            .map_or(recorded, |report| &report.agent)
     }
 
     fn agent_command(&self) -> Option<&[String]> {

@@ -19,6 +19,7 @@ pub(super) async fn carry_out(
         },
         execution: arguments.execution,
         format: arguments.output.format,
+        from: None,
     };
     execution::carry_out(session, request).await
 }

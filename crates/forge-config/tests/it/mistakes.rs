@@ -95,9 +95,24 @@ fn numbers_out_of_range_are_refused() {
         "[network]\nconnections = 0",
         "[network]\nconnections = 65536",
         "[registries]\nrefresh_days = 0",
+        "[cleanup]\ndelay_seconds = 86401",
+        "[cleanup]\nforce_cleanup_after_hours = 0",
+        "[cleanup]\nlog_retention_days = 0",
+        "[cleanup]\nimages_retention_days = 1.5",
+        "[cleanup]\nbudget_gb = 0",
     ] {
         assert!(mistake(text).contains("expected a"), "{text}");
     }
+}
+
+#[test]
+fn a_window_for_inspection_above_its_own_bound_is_refused() {
+    assert_eq!(
+        mistake("[cleanup]\nmax_delay_seconds = 60\ndelay_seconds = 61\n"),
+        "config.toml:3:17: cleanup.delay_seconds: 61 s is above cleanup.max_delay_seconds, 60 s\n  \
+         hint: raise max_delay_seconds, or lower this"
+    );
+    assert!(mistake("[cleanup]\non_sucess = true\n").contains("did you mean \"on_success\"?"));
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use forge_config::{
-    CapacitySettings, Configuration, DiskSettings, Group, QuotaChoice, RegistrySettings,
-    RetrySettings, parse,
+    CapacitySettings, CleanupSettings, Configuration, DiskSettings, Group, QuotaChoice,
+    RegistrySettings, RetrySettings, parse,
 };
 use forge_core::limits::MEBIBYTE;
-use forge_core::{DiskQuota, LimitCeiling, NetworkLevel};
+use forge_core::{CleanupBounds, CleanupPolicy, DiskQuota, LimitCeiling, NetworkLevel};
 
 fn read(text: &str) -> Configuration {
     parse(Path::new("config.toml"), text).unwrap()
@@ -181,6 +181,41 @@ longest_pause_seconds = 10
         ..RetrySettings::default()
     };
     assert_eq!(read.retry, retry);
+}
+
+#[test]
+fn what_is_said_of_clean_up_is_a_default_a_bound_or_both() {
+    let read = read(
+        r#"
+[cleanup]
+on_failure = false
+delay_seconds = 0
+max_delay_seconds = 600
+max_lifetime_seconds = 7200
+force_cleanup_after_hours = 48
+log_retention_days = 90
+images_retention_days = 7
+budget_gb = 0.5
+"#,
+    );
+    let expected = CleanupSettings {
+        defaults: CleanupPolicy {
+            on_failure: false,
+            delay: Some(Duration::ZERO),
+            force_after: Duration::from_secs(48 * 3600),
+            log_retention_days: 90,
+            ..CleanupPolicy::default()
+        },
+        bounds: CleanupBounds {
+            max_delay: Duration::from_secs(600),
+            max_lifetime: Duration::from_secs(7200),
+            force_after: Duration::from_secs(48 * 3600),
+            log_retention_days: 90,
+        },
+        images_retention_days: 7,
+        budget_bytes: Some(512 << 20),
+    };
+    assert_eq!(read.cleanup, expected);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! it.
 
 mod lines;
+mod post;
 pub mod relay;
 mod session;
 
@@ -16,8 +17,9 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 
+use crate::control::post::Post;
 use crate::server::Server;
-use crate::tasks::{self, OwnedTask};
+use crate::tasks::Tasks;
 
 const SOCKET_MODE: u32 = 0o600;
 /// How long the listener rests when the machine has no descriptor left for it.
@@ -38,21 +40,18 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves one engine at a time; a new one takes the place of the old, which is closed. Policies and
-/// connections outlive them all.
+/// Serves one engine at a time: the newest that introduced itself. Policies and connections outlive
+/// them all.
 pub async fn serve(server: Arc<Server>, listener: UnixListener) {
-    let mut current: Option<OwnedTask> = None;
+    let post = Arc::new(Post::default());
+    let mut sessions = Tasks::default();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // The old one first: records that it did not deliver wait again before the new one
-                // takes any.
-                if let Some(old) = current.take() {
-                    old.end().await;
-                }
-                current = Some(tasks::spawn(session::run(server.clone(), stream)));
-            }
-            Err(_) => tokio::time::sleep(OUT_OF_DESCRIPTORS).await,
+        tokio::select! {
+            () = sessions.one_ended() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => sessions.start(session::run(server.clone(), post.clone(), stream)),
+                Err(_) => tokio::time::sleep(OUT_OF_DESCRIPTORS).await,
+            },
         }
     }
 }

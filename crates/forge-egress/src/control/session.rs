@@ -3,20 +3,28 @@
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forge_api::egress::{
-    CONTROL_LINE_BYTES, CONTROL_VERSION, ControlEvent, ControlRequest, NumberedRequest,
+    CONTROL_LINE_BYTES, CONTROL_VERSION, ControlEvent, ControlRequest, Inheritance, NumberedRequest,
 };
 use forge_core::connection::EgressCounters;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
 
 use crate::audit::Batch;
 use crate::control::lines::Lines;
+use crate::control::post::{Held, Post};
 use crate::server::{Server, ServerError};
 
 /// Records that are written at once.
 const BATCH: usize = 128;
+/// For an engine to introduce itself and to have its place.
+const GREETING: Duration = Duration::from_secs(30);
+/// For an engine that lost its place to read so.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why a connection is closed by the proxy.
 #[derive(Debug, thiserror::Error)]
@@ -29,23 +37,82 @@ enum Closed {
     Stranger,
 }
 
-/// Serves one engine until it goes.
-pub(super) async fn run(server: Arc<Server>, stream: UnixStream) {
-    let (reader, writer) = stream.into_split();
+/// Serves one engine until it goes, or another takes its place.
+pub(super) async fn run(server: Arc<Server>, post: Arc<Post>, stream: UnixStream) {
+    let (reader, mut writer) = stream.into_split();
     let mut lines = Lines::new(reader, CONTROL_LINE_BYTES);
-    let mut session = Session {
-        server: &server,
-        writer,
-        is_known: false,
+    let greeting = timeout(GREETING, greet(&server, &post, &mut lines, &mut writer));
+    let Ok(Ok((engine, held))) = greeting.await else {
+        return;
     };
+    let relieved = held.relieved.clone();
+    tokio::select! {
+        // First, so that the next engine does not wait for more than what is under way.
+        biased;
+        () = relieved.cancelled() => {}
+        () = serve(&server, lines, &mut writer) => {}
+    }
+    // Records that were not delivered wait again by now, for whoever comes next.
+    drop(held);
+    if post.is_superseded(&engine) {
+        say_superseded(&mut writer).await;
+    }
+}
+
+/// Waits for an engine to introduce itself and gives it its place.
+async fn greet(
+    server: &Server,
+    post: &Post,
+    lines: &mut Lines<OwnedReadHalf>,
+    writer: &mut OwnedWriteHalf,
+) -> Result<(String, Held), Closed> {
+    let mut session = Session { server, writer };
+    let line = match lines.next().await {
+        Ok(Some(line)) => line,
+        Ok(None) => return Err(Closed::Stranger),
+        Err(error) => return Err(session.refuse(0, error.to_string()).await),
+    };
+    let NumberedRequest { id, request } = match serde_json::from_slice(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            let text = not_understood(&error);
+            return Err(session.refuse(id_of(&line).unwrap_or_default(), text).await);
+        }
+    };
+    let ControlRequest::Hello {
+        version,
+        denied,
+        engine,
+    } = request
+    else {
+        let text = "the first request must be hello".to_owned();
+        return Err(session.refuse(id, text).await);
+    };
+    if version != CONTROL_VERSION {
+        return Err(session.refuse(id, other_version(version)).await);
+    }
+    let Some(held) = post.take(&engine).await else {
+        say_superseded(session.writer).await;
+        return Err(Closed::Stranger);
+    };
+    server.log().send_again();
+    match server.deny(&denied).await {
+        Ok(()) => session.answer(id, Answer::default()).await?,
+        Err(error) => return Err(session.refuse(id, chain(&error)).await),
+    }
+    Ok((engine, held))
+}
+
+async fn serve(server: &Server, mut lines: Lines<OwnedReadHalf>, writer: &mut OwnedWriteHalf) {
+    let mut session = Session { server, writer };
     loop {
         let result = tokio::select! {
             line = lines.next() => match line {
                 Ok(Some(line)) => session.request(&line).await,
                 Ok(None) => return,
-                Err(error) => session.refuse(0, error.to_string()).await,
+                Err(error) => Err(session.refuse(0, error.to_string()).await),
             },
-            () = server.log().arrived(), if session.is_known => session.deliver(BATCH).await,
+            () = server.log().arrived() => session.deliver(BATCH).await,
         };
         if result.is_err() {
             return;
@@ -53,94 +120,131 @@ pub(super) async fn run(server: Arc<Server>, stream: UnixStream) {
     }
 }
 
-struct Session<'a, W> {
-    server: &'a Server,
-    writer: W,
-    is_known: bool,
+/// An engine that does not read it finds the connection closed, and is told when it comes again.
+async fn say_superseded(writer: &mut OwnedWriteHalf) {
+    let Ok(line) = line(&ControlEvent::Superseded) else {
+        return;
+    };
+    drop(timeout(FAREWELL, writer.write_all(&line)).await);
 }
 
-impl<W: AsyncWrite + Unpin> Session<'_, W> {
+/// What an answer says but for its number; nothing means that all went well.
+#[derive(Default)]
+struct Answer {
+    error: Option<String>,
+    counters: Option<EgressCounters>,
+    inheritance: Option<Box<Inheritance>>,
+}
+
+impl Answer {
+    fn of(result: Result<(), ServerError>) -> Self {
+        match result {
+            Ok(()) => Self::default(),
+            Err(error) => Self::refusal(chain(&error)),
+        }
+    }
+
+    fn counting(counters: EgressCounters) -> Self {
+        Self {
+            counters: Some(counters),
+            ..Self::default()
+        }
+    }
+
+    fn refusal(error: String) -> Self {
+        Self {
+            error: Some(error),
+            ..Self::default()
+        }
+    }
+}
+
+struct Session<'a> {
+    server: &'a Server,
+    writer: &'a mut OwnedWriteHalf,
+}
+
+impl Session<'_> {
     async fn request(&mut self, line: &[u8]) -> Result<(), Closed> {
         let NumberedRequest { id, request } = match serde_json::from_slice(line) {
             Ok(request) => request,
             Err(error) => {
-                let id = serde_json::from_slice(line)
-                    .ok()
-                    .and_then(|value: serde_json::Value| value.get("id")?.as_u64());
-                let text = format!("the request is not understood: {error}");
-                return match id {
-                    Some(id) if self.is_known => self.answer(id, Some(text), None).await,
-                    _ => self.refuse(id.unwrap_or_default(), text).await,
+                let text = not_understood(&error);
+                return match id_of(line) {
+                    Some(id) => self.answer(id, Answer::refusal(text)).await,
+                    None => Err(self.refuse(0, text).await),
                 };
             }
         };
         match request {
             ControlRequest::Hello { version, .. } if version != CONTROL_VERSION => {
-                let text = format!("version {version} is not spoken, {CONTROL_VERSION} is");
-                self.refuse(id, text).await
+                Err(self.refuse(id, other_version(version)).await)
             }
-            ControlRequest::Hello { denied, .. } => match self.server.deny(&denied).await {
-                result if self.is_known => self.done(id, result.map(|()| None)).await,
-                Err(error) => self.refuse(id, chain(&error)).await,
-                Ok(()) => {
-                    self.is_known = true;
-                    self.answer(id, None, None).await
-                }
-            },
-            _ if !self.is_known => {
-                self.refuse(id, "the first request must be hello".to_owned())
-                    .await
+            ControlRequest::Hello { denied, .. } => {
+                let result = self.server.deny(&denied).await;
+                self.done(id, Answer::of(result)).await
             }
             ControlRequest::Set(policy) => {
                 let result = self.server.set(*policy).await;
-                self.done(id, result.map(|()| None)).await
+                self.done(id, Answer::of(result)).await
+            }
+            ControlRequest::Inherit { sandbox } => {
+                let found = self.server.inheritance(&sandbox).await;
+                let answer = found.map_or_else(Answer::default, |(inheritance, counters)| Answer {
+                    inheritance: Some(Box::new(inheritance)),
+                    ..Answer::counting(counters)
+                });
+                self.done(id, answer).await
+            }
+            ControlRequest::Taken { sandbox, number } => {
+                let result = self.server.taken(&sandbox, number).await;
+                self.answer(id, Answer::of(result)).await
             }
             ControlRequest::Remove { sandbox } => {
                 let result = self.server.remove(&sandbox).await;
-                self.done(id, result.map(|()| None)).await
+                self.deliver_all().await?;
+                self.server.log().discard(&sandbox);
+                self.answer(id, Answer::of(result)).await
             }
             ControlRequest::Stats { sandbox } => {
                 let result = self.server.counters(&sandbox).await;
-                self.done(id, result.map(Some)).await
+                let answer = result.map_or_else(|error| Answer::of(Err(error)), Answer::counting);
+                self.done(id, answer).await
             }
         }
     }
 
     /// Answers, after the records of every connection that ended.
-    async fn done(
-        &mut self,
-        id: u64,
-        result: Result<Option<EgressCounters>, ServerError>,
-    ) -> Result<(), Closed> {
-        let waiting = self.server.log().len();
-        if waiting > 0 {
-            self.deliver(waiting).await?;
-        }
-        match result {
-            Ok(counters) => self.answer(id, None, counters).await,
-            Err(error) => self.answer(id, Some(chain(&error)), None).await,
-        }
+    async fn done(&mut self, id: u64, answer: Answer) -> Result<(), Closed> {
+        self.deliver_all().await?;
+        self.answer(id, answer).await
     }
 
-    async fn answer(
-        &mut self,
-        id: u64,
-        error: Option<String>,
-        counters: Option<EgressCounters>,
-    ) -> Result<(), Closed> {
+    async fn answer(&mut self, id: u64, answer: Answer) -> Result<(), Closed> {
+        let Answer {
+            error,
+            counters,
+            inheritance,
+        } = answer;
         let line = line(&ControlEvent::Answer {
             id,
             error,
             counters,
+            inheritance,
         })?;
         self.writer.write_all(&line).await?;
         Ok(())
     }
 
     /// Answers for the last time.
-    async fn refuse(&mut self, id: u64, error: String) -> Result<(), Closed> {
-        self.answer(id, Some(error), None).await?;
-        Err(Closed::Stranger)
+    async fn refuse(&mut self, id: u64, error: String) -> Closed {
+        let answered = self.answer(id, Answer::refusal(error)).await;
+        answered.err().unwrap_or(Closed::Stranger)
+    }
+
+    /// Writes the records that wait now.
+    async fn deliver_all(&mut self) -> Result<(), Closed> {
+        self.deliver(self.server.log().len()).await
     }
 
     /// Writes the oldest `most` records.
@@ -148,7 +252,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let mut left = most;
         while left > 0 {
             let batch = self.server.log().take(left.min(BATCH));
-            let count = write_batch(batch, &mut self.writer).await?;
+            let count = write_batch(batch, self.writer).await?;
             if count == 0 {
                 break;
             }
@@ -159,15 +263,13 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
 }
 
 /// Writes records; how many there were. When the engine goes meanwhile, those that it did not get
-/// whole wait for the next one.
-async fn write_batch<W: AsyncWrite + Unpin>(
-    mut batch: Batch<'_>,
-    writer: &mut W,
-) -> Result<usize, Closed> {
+/// whole wait as if they had not been on their way.
+async fn write_batch(mut batch: Batch<'_>, writer: &mut OwnedWriteHalf) -> Result<usize, Closed> {
     let mut bytes = Vec::new();
     let mut ends = Vec::new();
-    for record in batch.records() {
-        bytes.extend_from_slice(&line(&ControlEvent::Connection(Box::new(record.clone())))?);
+    for (number, record) in batch.records() {
+        let record = Box::new(record.clone());
+        bytes.extend_from_slice(&line(&ControlEvent::Connection { number, record })?);
         ends.push(bytes.len());
     }
     let mut written = 0;
@@ -184,6 +286,21 @@ async fn write_batch<W: AsyncWrite + Unpin>(
         }
     }
     Ok(delivered)
+}
+
+fn not_understood(error: &serde_json::Error) -> String {
+    format!("the request is not understood: {error}")
+}
+
+fn other_version(version: u32) -> String {
+    format!("version {version} is not spoken, {CONTROL_VERSION} is")
+}
+
+/// The number of a request that is not understood, as far as there is one.
+fn id_of(line: &[u8]) -> Option<u64> {
+    // No document at all has none.
+    let value: serde_json::Value = serde_json::from_slice(line).ok()?;
+    value.get("id")?.as_u64()
 }
 
 fn line(event: &ControlEvent) -> Result<Vec<u8>, Closed> {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use forge_api::egress::SandboxPolicy;
+use forge_api::egress::{Inheritance, SandboxPolicy};
 use forge_core::connection::EgressCounters;
 use forge_core::egress::AddressRange;
 use nix::sys::socket::setsockopt;
@@ -295,6 +295,34 @@ impl Server {
         let served = state.sandboxes.get(name);
         let served = served.ok_or_else(|| ServerError::Unknown(name.to_owned()))?;
         Ok(served.sandbox.account.counters())
+    }
+
+    /// What is there of a sandbox for an engine that did not set its policy, with its counters.
+    pub async fn inheritance(&self, name: &str) -> Option<(Inheritance, EgressCounters)> {
+        let state = self.state.lock().await;
+        let sandbox = &state.sandboxes.get(name)?.sandbox;
+        let current = sandbox.current();
+        let policy = SandboxPolicy {
+            sandbox: sandbox.name.clone(),
+            directory: sandbox.directory.clone(),
+            policy: current.policy.clone(),
+            context: current.context.clone(),
+        };
+        let taken = sandbox.account.count_taken();
+        Some((Inheritance { policy, taken }, sandbox.account.counters()))
+    }
+
+    /// An engine has handed on the records of a sandbox up to this number.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such sandbox.
+    pub async fn taken(&self, name: &str, number: u64) -> Result<(), ServerError> {
+        let state = self.state.lock().await;
+        let served = state.sandboxes.get(name);
+        let served = served.ok_or_else(|| ServerError::Unknown(name.to_owned()))?;
+        self.shared.log.taken(&served.sandbox.account, number);
+        Ok(())
     }
 
     /// Closes every socket and ends every connection. Folders stay, as after a crash.

@@ -1,8 +1,9 @@
 //! The engine's connection.
 
 use forge_api::egress::{
-    CONTROL_LINE_BYTES, CONTROL_VERSION, ControlEvent, ControlRequest, NumberedRequest,
+    CONTROL_LINE_BYTES, CONTROL_VERSION, ControlEvent, ControlRequest, Inheritance, NumberedRequest,
 };
+use forge_core::connection::EgressCounters;
 use forge_core::egress::DenialReason;
 use forge_egress::control;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -28,11 +29,16 @@ impl Engine {
         }
     }
 
-    async fn known(proxy: &Proxy) -> Self {
+    /// A connection of an engine that has this name.
+    async fn named(proxy: &Proxy, name: &str) -> Self {
         let mut engine = Self::connect(proxy).await;
-        let answer = engine.ask(hello_of(CONTROL_VERSION)).await;
-        assert_eq!(answer, [answered(1, None)]);
+        let answer = engine.ask(hello_from(name)).await.pop();
+        assert_eq!(answer, Some(answered(1, None)));
         engine
+    }
+
+    async fn known(proxy: &Proxy) -> Self {
+        Self::named(proxy, "engine").await
     }
 
     async fn send(&mut self, text: &str) {
@@ -46,13 +52,8 @@ impl Engine {
 
     /// All events up to the answer.
     async fn ask(&mut self, request: ControlRequest) -> Vec<ControlEvent> {
-        let request = NumberedRequest {
-            id: self.next,
-            request,
-        };
+        self.send(&request_line(self.next, &request)).await;
         self.next += 1;
-        let text = serde_json::to_string(&request).unwrap();
-        self.send(&format!("{text}\n")).await;
         let mut events = Vec::new();
         loop {
             let event = self.event().await.unwrap();
@@ -65,10 +66,27 @@ impl Engine {
     }
 }
 
+fn request_line(id: u64, request: &ControlRequest) -> String {
+    let request = NumberedRequest {
+        id,
+        request: request.clone(),
+    };
+    serde_json::to_string(&request).unwrap() + "\n"
+}
+
 fn hello_of(version: u32) -> ControlRequest {
     ControlRequest::Hello {
         version,
         denied: Vec::new(),
+        engine: "engine".to_owned(),
+    }
+}
+
+fn hello_from(engine: &str) -> ControlRequest {
+    ControlRequest::Hello {
+        version: CONTROL_VERSION,
+        denied: Vec::new(),
+        engine: engine.to_owned(),
     }
 }
 
@@ -76,6 +94,7 @@ fn denying(ranges: &[&str]) -> ControlRequest {
     ControlRequest::Hello {
         version: CONTROL_VERSION,
         denied: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+        engine: "engine".to_owned(),
     }
 }
 
@@ -84,6 +103,7 @@ fn answered(id: u64, error: Option<&str>) -> ControlEvent {
         id,
         error: error.map(str::to_owned),
         counters: None,
+        inheritance: None,
     }
 }
 
@@ -116,8 +136,8 @@ fn hosts(events: &[ControlEvent]) -> Vec<&str> {
     events
         .iter()
         .filter_map(|event| match event {
-            ControlEvent::Connection(record) => Some(record.host.as_str()),
-            ControlEvent::Answer { .. } => None,
+            ControlEvent::Connection { record, .. } => Some(record.host.as_str()),
+            ControlEvent::Answer { .. } | ControlEvent::Superseded => None,
         })
         .collect()
 }
@@ -152,7 +172,7 @@ async fn records_come_by_themselves() {
     refused(&proxy, "a.test").await;
     assert!(matches!(
         engine.event().await,
-        Some(ControlEvent::Connection(_))
+        Some(ControlEvent::Connection { .. })
     ));
 }
 
@@ -173,12 +193,97 @@ async fn policies_and_records_outlive_the_engine_s_connection() {
 }
 
 #[tokio::test]
-async fn a_new_engine_takes_the_place_of_the_old() {
+async fn a_new_connection_of_an_engine_takes_the_place_of_its_old_one() {
     let proxy = proxy();
     let mut old = Engine::known(&proxy).await;
     let mut new = Engine::known(&proxy).await;
     assert_eq!(old.event().await, None);
     assert_eq!(new.ask(set("s")).await, [answered(2, None)]);
+}
+
+#[tokio::test]
+async fn a_new_engine_takes_the_place_of_the_old_for_good() {
+    let proxy = proxy();
+    let mut old = Engine::named(&proxy, "old").await;
+    old.ask(set("s")).await;
+    // Whoever only connects takes nobody's place.
+    let _mute = Engine::connect(&proxy).await;
+    assert_eq!(old.ask(set("s")).await, [answered(3, None)]);
+    let mut new = Engine::named(&proxy, "new").await;
+    assert_eq!(old.event().await, Some(ControlEvent::Superseded));
+    assert_eq!(old.event().await, None);
+    let mut again = Engine::connect(&proxy).await;
+    again.send(&request_line(1, &hello_from("old"))).await;
+    assert_eq!(again.event().await, Some(ControlEvent::Superseded));
+    assert_eq!(again.event().await, None);
+    assert_eq!(new.ask(set("s")).await, [answered(2, None)]);
+}
+
+fn inherit(sandbox: &str) -> ControlRequest {
+    ControlRequest::Inherit {
+        sandbox: sandbox.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn the_next_engine_inherits_policies_and_what_was_not_taken() {
+    let proxy = proxy();
+    let mut old = Engine::named(&proxy, "old").await;
+    old.ask(set("s")).await;
+    for host in ["a.test", "b.test", "c.test"] {
+        refused(&proxy, host).await;
+    }
+    let events = old.ask(stats("s")).await;
+    assert_eq!(hosts(&events), ["a.test", "b.test", "c.test"]);
+    let Some(&ControlEvent::Connection { number, .. }) = events.first() else {
+        panic!("{events:?}");
+    };
+    let taken = ControlRequest::Taken {
+        sandbox: "s".to_owned(),
+        number,
+    };
+    assert_eq!(old.ask(taken).await, [answered(4, None)]);
+    drop(old);
+    refused(&proxy, "d.test").await;
+
+    let mut new = Engine::connect(&proxy).await;
+    let mut events = new.ask(hello_from("new")).await;
+    events.extend(new.ask(inherit("s")).await);
+    assert_eq!(hosts(&events), ["b.test", "c.test", "d.test"]);
+    let counters = EgressCounters {
+        denied: 4,
+        ..EgressCounters::default()
+    };
+    let ControlRequest::Set(policy) = set("s") else {
+        unreachable!()
+    };
+    let inheritance = Inheritance {
+        policy: *policy,
+        taken: 1,
+    };
+    let expected = ControlEvent::Answer {
+        id: 2,
+        error: None,
+        counters: Some(counters),
+        inheritance: Some(Box::new(inheritance)),
+    };
+    assert_eq!(events.pop(), Some(expected));
+    assert_eq!(new.ask(inherit("t")).await, [answered(3, None)]);
+}
+
+#[tokio::test]
+async fn records_of_a_sandbox_that_was_removed_are_not_sent_again() {
+    let proxy = proxy();
+    let mut old = Engine::named(&proxy, "old").await;
+    old.ask(set("s")).await;
+    old.ask(set("t")).await;
+    refused(&proxy, "a.test").await;
+    let remove = ControlRequest::Remove {
+        sandbox: "s".to_owned(),
+    };
+    assert_eq!(hosts(&old.ask(remove).await), ["a.test"]);
+    let mut new = Engine::named(&proxy, "new").await;
+    assert!(hosts(&new.ask(stats("t")).await).is_empty());
 }
 
 #[tokio::test]
@@ -224,7 +329,7 @@ async fn a_renewed_list_of_addresses_holds_at_once_for_old_and_new_connections()
     let mut events = engine.ask(denying(&["93.184.215.14/32"])).await;
     assert_eq!(events.pop(), Some(answered(4, None)));
     for event in &events {
-        let ControlEvent::Connection(record) = event else {
+        let ControlEvent::Connection { record, .. } = event else {
             panic!("{event:?}");
         };
         assert_eq!(record.reason, Some(DenialReason::PolicyChanged));

@@ -56,7 +56,7 @@ async fn it_is_driven_through_its_relay_and_ends_when_it_is_told_to() {
     let mut first = relay();
     let mut input = first.stdin.take().unwrap();
     let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
-    let hello = "{\"id\":1,\"request\":{\"kind\":\"hello\",\"version\":1,\"denied\":[]}}\n";
+    let hello = "{\"id\":1,\"request\":{\"kind\":\"hello\",\"version\":2,\"denied\":[],\"engine\":\"e\"}}\n";
     input.write_all(hello.as_bytes()).await.unwrap();
     let answer = "{\"kind\":\"answer\",\"id\":1}";
     assert_eq!(lines.next_line().await.unwrap().as_deref(), Some(answer));

@@ -167,7 +167,7 @@ impl Proxy {
     pub(crate) async fn record(&self) -> ConnectionRecord {
         self.server.log().arrived().await;
         let mut batch = self.server.log().take(1);
-        let record = batch.records().next().unwrap().clone();
+        let record = batch.records().next().unwrap().1.clone();
         batch.delivered();
         record
     }

@@ -19,6 +19,29 @@ use state::State;
 
 mod state;
 
+/// How a driver ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The proxy is still this handle's.
+    Closed,
+    /// It is another process's by now, and not to be touched.
+    Superseded,
+}
+
+/// Why there is no control connection.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    /// Another process controls the proxy.
+    Superseded,
+    Failed(EngineError),
+}
+
+impl From<EngineError> for Unopened {
+    fn from(error: EngineError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 const OPERATION: Operation = Operation::Network;
 /// How long a request waits for a proxy that is made for the first time: longer than one attempt,
 /// so that it is told what came of it.
@@ -56,7 +79,7 @@ pub(super) struct Control {
 #[async_trait]
 pub(super) trait Source: Send + Sync {
     /// A new connection.
-    async fn connect(&self) -> Result<Control, EngineError>;
+    async fn connect(&self) -> Result<Control, Unopened>;
 
     /// The addresses that are denied as they are now, in order.
     async fn denied(&self) -> Result<Vec<AddressRange>, EngineError>;
@@ -70,9 +93,13 @@ pub(super) enum Order {
         policy: Box<SandboxPolicy>,
         reply: Reply<()>,
     },
+    /// Find out what an earlier process left of a sandbox, and look after it from now on.
+    Inherit { sandbox: String },
     /// Forget a sandbox. Answered at once when the proxy is gone: then nothing of it is in force.
     Remove {
         sandbox: String,
+        /// Whether an earlier process may have set a policy for it.
+        inherited: bool,
         reply: oneshot::Sender<()>,
     },
     /// Hand out the records of a sandbox.
@@ -92,37 +119,67 @@ enum Stop {
     Lost(LinkError),
 }
 
-/// Serves orders until it is told to close, or nobody is left who could order.
-pub(super) async fn run(source: Arc<dyn Source>, mut orders: mpsc::Receiver<Order>) {
-    let mut state = State::default();
+/// Serves orders until it is told to close, or nobody is left who could order. `engine` tells this
+/// driver from those of other processes, and `inherits` whether one of those may have had the proxy
+/// before.
+pub(super) async fn run(
+    source: Arc<dyn Source>,
+    mut orders: mpsc::Receiver<Order>,
+    engine: String,
+    inherits: bool,
+) -> End {
+    let mut state = State::new(engine, inherits);
+    match control(&source, &mut orders, &mut state).await {
+        End::Closed => End::Closed,
+        End::Superseded => {
+            tracing::warn!("another process controls the egress proxy now");
+            state.superseded();
+            loop {
+                match orders.recv().await {
+                    None | Some(Order::Close) => return End::Superseded,
+                    Some(order) => State::turn_down(order),
+                }
+            }
+        }
+    }
+}
+
+/// Serves orders as long as the proxy is this driver's.
+async fn control(
+    source: &Arc<dyn Source>,
+    orders: &mut mpsc::Receiver<Order>,
+    state: &mut State,
+) -> End {
     let mut pause = FIRST_PAUSE;
     loop {
         while state.is_idle() {
             // Nobody needs the proxy, so nobody brings it back.
             match orders.recv().await {
-                None | Some(Order::Close) => return,
+                None | Some(Order::Close) => return End::Closed,
                 Some(order) => state.park(order),
             }
         }
-        match connect(&source, &mut orders, &mut state).await {
-            None => return,
+        match connect(source, orders, state).await {
+            None => return End::Closed,
             Some(Ok(opened)) => {
                 pause = FIRST_PAUSE;
-                match serve(opened, &source, &mut orders, &mut state).await {
-                    Stop::Closed => return,
+                match serve(opened, source, orders, state).await {
+                    Stop::Closed => return End::Closed,
+                    Stop::Lost(LinkError::Superseded) => return End::Superseded,
                     Stop::Lost(error) => {
                         tracing::warn!(%error, "the egress proxy is out of reach");
                         state.connection_lost();
                     }
                 }
             }
-            Some(Err(error)) => {
+            Some(Err(Unopened::Superseded)) => return End::Superseded,
+            Some(Err(Unopened::Failed(error))) => {
                 tracing::debug!(%error, "the egress proxy could not be reached");
                 state.attempt_failed(error);
             }
         }
-        if !rest(pause, &mut orders, &mut state).await {
-            return;
+        if !rest(pause, orders, state).await {
+            return End::Closed;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -143,8 +200,8 @@ async fn connect(
     source: &Arc<dyn Source>,
     orders: &mut mpsc::Receiver<Order>,
     state: &mut State,
-) -> Option<Result<Opened, EngineError>> {
-    let mut opening = Box::pin(open(source.clone()));
+) -> Option<Result<Opened, Unopened>> {
+    let mut opening = Box::pin(open(source.clone(), state.engine().to_owned()));
     loop {
         let expiry = state.next_expiry();
         tokio::select! {
@@ -161,19 +218,20 @@ async fn connect(
     }
 }
 
-async fn open(source: Arc<dyn Source>) -> Result<Opened, EngineError> {
+async fn open(source: Arc<dyn Source>, engine: String) -> Result<Opened, Unopened> {
     let greeting = async {
         let control = source.connect().await?;
         let mut link = Link::new(control.stream);
-        match timeout(ANSWER, link.greet(control.denied.clone())).await {
+        match timeout(ANSWER, link.greet(control.denied.clone(), &engine)).await {
             Ok(Ok(early)) => Ok(Opened {
                 link,
                 early,
                 denied: control.denied,
                 process: control.process,
             }),
-            Ok(Err(error)) => Err(link_error(error)),
-            Err(_) => Err(link_error(LinkError::Silent)),
+            Ok(Err(LinkError::Superseded)) => Err(Unopened::Superseded),
+            Ok(Err(error)) => Err(link_error(error).into()),
+            Err(_) => Err(link_error(LinkError::Silent).into()),
         }
     };
     match timeout(ATTEMPT, greeting).await {
@@ -182,7 +240,8 @@ async fn open(source: Arc<dyn Source>) -> Result<Opened, EngineError> {
             EngineErrorKind::Unavailable,
             "",
             "the egress proxy was not ready in time",
-        )),
+        )
+        .into()),
     }
 }
 
@@ -191,6 +250,7 @@ fn link_error(error: LinkError) -> EngineError {
         LinkError::Ended | LinkError::Broken(_) | LinkError::Silent => EngineErrorKind::Unavailable,
         LinkError::Malformed(_) => EngineErrorKind::Corrupt,
         LinkError::Refused(_) => EngineErrorKind::Unsupported,
+        LinkError::Superseded => EngineErrorKind::Conflict,
     };
     failure(kind, "", &error.to_string()).with_source(error)
 }

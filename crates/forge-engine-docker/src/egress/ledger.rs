@@ -23,8 +23,12 @@ pub(super) struct Ledger {
     noted: EgressCounters,
     /// What the running proxy said last.
     reported: EgressCounters,
+    /// Records of the running proxy that an engine before this one handed on.
+    taken_before: u64,
     /// Records of the running proxy that it sent and that never came.
     missing: u64,
+    /// The number of the last record of the running proxy, until that is known to have been taken.
+    last: Option<u64>,
     /// Records for which there was no room here.
     dropped: u64,
     /// Whether a proxy was lost since records were taken last, and nobody knows with what, or the
@@ -72,11 +76,14 @@ struct Bound {
     mark: Moved,
     /// Whether any proxy was given these limits.
     granted: bool,
+    /// Whether a proxy that is gone may have been given them by an engine before this one.
+    halved: bool,
 }
 
 impl Ledger {
-    /// Takes in the record of a connection that ended.
-    pub(super) fn note(&mut self, record: ConnectionRecord) {
+    /// Takes in the record of a connection that ended, which has this number at the running proxy.
+    pub(super) fn note(&mut self, number: u64, record: ConnectionRecord) {
+        self.last = Some(number);
         let noted = &mut self.noted;
         match record.verdict {
             ConnectionVerdict::Allowed => noted.allowed = noted.allowed.saturating_add(1),
@@ -91,6 +98,11 @@ impl Ledger {
         }
     }
 
+    /// How many records wait to be taken.
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
     /// Takes in what the proxy says that it counted. The records of all connections that it counts
     /// have come before: what has not is lost on the way.
     pub(super) fn report(&mut self, counters: EgressCounters) {
@@ -98,6 +110,7 @@ impl Ledger {
         let came = self.noted.allowed.saturating_add(self.noted.denied);
         let missing = ended
             .saturating_sub(counters.unrecorded)
+            .saturating_sub(self.taken_before)
             .saturating_sub(came);
         self.missing = self.missing.max(missing);
         self.reported = counters;
@@ -126,6 +139,36 @@ impl Ledger {
         }
     }
 
+    /// Begins with what an engine before this one left at the running proxy, whose records that were
+    /// not taken have come.
+    pub(super) fn inherit(&mut self, counters: EgressCounters, taken: u64) {
+        self.taken_before = taken;
+        self.report(counters);
+        self.lost |= self.missing > 0;
+        // How much of it was moved in this phase only the running proxy knows. Should that be
+        // lost, all of it counts.
+        self.bound.granted = true;
+    }
+
+    /// Begins with nothing where an engine before this one had set a policy: the proxy that it was
+    /// set at is gone, and nobody knows what it let through. As in [`Self::proxy_lost`], half of
+    /// what it may have granted goes off the limits of the first phase.
+    pub(super) fn inherit_nothing(&mut self) {
+        self.lost = true;
+        self.bound.halved = true;
+    }
+
+    /// The number of the last record, when records have been handed out since this was asked last.
+    pub(super) fn handed_out(&mut self) -> Option<u64> {
+        self.last.take()
+    }
+
+    /// Nobody knows whether the proxy has got to know that the records up to this number were
+    /// handed out.
+    pub(super) fn not_told(&mut self, number: u64) {
+        self.last = self.last.max(Some(number));
+    }
+
     /// Another phase or level begins, for which the proxy counts from nothing.
     pub(super) fn begin(&mut self) {
         self.bound = Bound {
@@ -136,6 +179,12 @@ impl Ledger {
 
     /// The limits that the running proxy gets instead of `limits`.
     pub(super) fn grant(&mut self, limits: EgressLimits) -> EgressLimits {
+        if std::mem::take(&mut self.bound.halved) {
+            self.bound.spent = Moved {
+                up: limits.upload_bytes.div_ceil(2),
+                down: limits.download_bytes.div_ceil(2),
+            };
+        }
         self.bound.granted = true;
         let spent = self.bound.spent;
         EgressLimits {
@@ -151,9 +200,11 @@ impl Ledger {
     /// up to all that was left, so half of that goes as well: however often proxies are lost, they
     /// let through less than twice the limits together, and a sandbox that moved little still has
     /// its network.
-    pub(super) fn proxy_lost(&mut self, limits: &EgressLimits) {
+    ///
+    /// Without limits where it is not known which ones an engine before this one had set.
+    pub(super) fn proxy_lost(&mut self, limits: Option<&EgressLimits>) {
         let current = self.current();
-        if self.bound.granted {
+        if let Some(limits) = limits.filter(|_| self.bound.granted) {
             let bound = &mut self.bound;
             let used = Moved::of(&current).minus(bound.mark);
             let known = bound.spent.plus(used);
@@ -171,7 +222,9 @@ impl Ledger {
         self.earlier = self.total();
         self.noted = EgressCounters::default();
         self.reported = EgressCounters::default();
+        self.taken_before = 0;
         self.missing = 0;
+        self.last = None;
         self.lost = true;
     }
 
@@ -210,10 +263,18 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use forge_core::connection::ConnectionMode;
     use forge_core::egress::DenialReason;
     use forge_core::{NetworkLevel, PhaseName};
+
+    /// Larger than every one before.
+    fn number() -> u64 {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        NUMBERS.fetch_add(1, Ordering::Relaxed)
+    }
 
     fn record(port: u16, denied: bool) -> ConnectionRecord {
         ConnectionRecord {
@@ -243,8 +304,8 @@ mod tests {
     #[test]
     fn records_are_handed_out_once_and_counters_stay() {
         let mut ledger = Ledger::default();
-        ledger.note(record(1, false));
-        ledger.note(record(2, true));
+        ledger.note(number(), record(1, false));
+        ledger.note(number(), record(2, true));
         let taken = ledger.take(EgressCounters::default());
         assert_eq!(taken.connections.len(), 2);
         assert_eq!((taken.counters.allowed, taken.counters.denied), (1, 1));
@@ -266,9 +327,9 @@ mod tests {
     #[test]
     fn what_nobody_waited_for_comes_back_in_its_place() {
         let mut ledger = Ledger::default();
-        ledger.note(record(1, false));
+        ledger.note(number(), record(1, false));
         let taken = ledger.take(EgressCounters::default());
-        ledger.note(record(2, false));
+        ledger.note(number(), record(2, false));
         ledger.give_back(taken);
         let ports: Vec<u16> = ledger
             .take(EgressCounters::default())
@@ -282,7 +343,7 @@ mod tests {
     #[test]
     fn records_that_the_proxy_sent_and_that_never_came_are_counted() {
         let mut ledger = Ledger::default();
-        ledger.note(record(1, false));
+        ledger.note(number(), record(1, false));
         let counters = EgressCounters {
             allowed: 3,
             denied: 2,
@@ -293,7 +354,7 @@ mod tests {
         assert_eq!(taken.counters.unrecorded, 1 + 3);
         assert!(!taken.lost);
         // Still so later, and not twice.
-        ledger.note(record(2, false));
+        ledger.note(number(), record(2, false));
         let counters = EgressCounters {
             allowed: 4,
             ..counters
@@ -304,14 +365,14 @@ mod tests {
     #[test]
     fn a_lost_proxy_is_told_of_once_and_its_counts_stay() {
         let mut ledger = Ledger::default();
-        ledger.note(record(1, false));
+        ledger.note(number(), record(1, false));
         ledger.report(EgressCounters {
             allowed: 1,
             bytes_up: 700,
             ..EgressCounters::default()
         });
-        ledger.proxy_lost(&EgressLimits::of(NetworkLevel::PackageOnly));
-        ledger.note(record(2, true));
+        ledger.proxy_lost(Some(&EgressLimits::of(NetworkLevel::PackageOnly)));
+        ledger.note(number(), record(2, true));
         let counters = EgressCounters {
             denied: 1,
             bytes_up: 20,
@@ -353,12 +414,12 @@ mod tests {
         ledger.begin();
         assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
         ledger.report(up(900 + 600));
-        ledger.proxy_lost(&limits(1000));
+        ledger.proxy_lost(Some(&limits(1000)));
         // Of the 400 that were left nobody knows whether they were used.
         assert_eq!(ledger.grant(limits(1000)).upload_bytes, 200);
         assert_eq!(ledger.grant(limits(1000)).download_bytes, 500);
         ledger.report(up(200));
-        ledger.proxy_lost(&limits(1000));
+        ledger.proxy_lost(Some(&limits(1000)));
         assert_eq!(ledger.grant(limits(1000)).upload_bytes, 0);
         ledger.begin();
         assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
@@ -370,7 +431,7 @@ mod tests {
         ledger.grant(limits(1000));
         ledger.report(up(300));
         ledger.begin();
-        ledger.proxy_lost(&limits(1000));
+        ledger.proxy_lost(Some(&limits(1000)));
         assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
         assert_eq!(ledger.grant(limits(1000)).connections, 320);
     }
@@ -381,16 +442,62 @@ mod tests {
         let mut given = 0;
         for _ in 0..200 {
             given += ledger.grant(limits(1000)).upload_bytes;
-            ledger.proxy_lost(&limits(1000));
+            ledger.proxy_lost(Some(&limits(1000)));
         }
         assert!(given < 2000, "{given}");
+    }
+
+    fn denied(denied: u64) -> EgressCounters {
+        EgressCounters {
+            denied,
+            ..EgressCounters::default()
+        }
+    }
+
+    #[test]
+    fn what_an_engine_before_handed_on_is_counted_and_not_missing() {
+        let mut ledger = Ledger::default();
+        ledger.note(7, record(1, true));
+        ledger.inherit(denied(5), 4);
+        let taken = ledger.take(denied(5));
+        assert_eq!((taken.connections.len(), taken.lost), (1, false));
+        assert_eq!((taken.counters.denied, taken.counters.unrecorded), (5, 0));
+        assert_eq!(ledger.handed_out(), Some(7));
+        assert_eq!(ledger.handed_out(), None);
+    }
+
+    #[test]
+    fn what_nobody_handed_on_and_did_not_come_is_lost() {
+        let mut ledger = Ledger::default();
+        ledger.note(7, record(1, true));
+        ledger.inherit(denied(5), 2);
+        let taken = ledger.take(denied(5));
+        assert!(taken.lost);
+        assert_eq!(taken.counters.unrecorded, 2);
+    }
+
+    #[test]
+    fn limits_that_a_proxy_before_may_have_given_are_not_to_be_had_again() {
+        let mut ledger = Ledger::default();
+        ledger.inherit_nothing();
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 500);
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 500);
+        ledger.begin();
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
+        assert!(ledger.take(EgressCounters::default()).lost);
+
+        let mut ledger = Ledger::default();
+        ledger.inherit(up(600), 0);
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 1000);
+        ledger.proxy_lost(Some(&limits(1000)));
+        assert_eq!(ledger.grant(limits(1000)).upload_bytes, 200);
     }
 
     #[test]
     fn a_flood_of_records_is_counted_and_not_kept() {
         let mut ledger = Ledger::default();
         for _ in 0..MOST_RECORDS + 5 {
-            ledger.note(record(1, true));
+            ledger.note(number(), record(1, true));
         }
         let taken = ledger.take(EgressCounters {
             unrecorded: 2,

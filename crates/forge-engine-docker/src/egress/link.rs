@@ -36,6 +36,9 @@ pub(super) enum LinkError {
     /// The proxy refuses us.
     #[error("the proxy refuses to be controlled: {0}")]
     Refused(String),
+    /// Another engine controls the proxy.
+    #[error("another process controls the egress proxy now")]
+    Superseded,
     /// A request has no answer.
     #[error("the proxy does not answer")]
     Silent,
@@ -63,10 +66,12 @@ impl Link {
     pub(super) async fn greet(
         &mut self,
         denied: Vec<AddressRange>,
+        engine: &str,
     ) -> Result<Vec<ControlEvent>, LinkError> {
         let hello = ControlRequest::Hello {
             version: CONTROL_VERSION,
             denied,
+            engine: engine.to_owned(),
         };
         let ours = self
             .send(hello)
@@ -81,6 +86,7 @@ impl Link {
                         Some(error) => Err(LinkError::Refused(error)),
                     };
                 }
+                Some(ControlEvent::Superseded) => return Err(LinkError::Superseded),
                 Some(event) => early.push(event),
             }
         }

@@ -10,10 +10,15 @@
 //! sandbox without a network, never with more than its policy: a socket exists only while the
 //! proxy that serves it has a policy for it.
 //!
+//! The proxy outlives a process that ends without `close`: policies stay in force, and records of
+//! connections wait. A process with the same [`GateIdentity`] goes on with it. Of two such at once the
+//! newer has the proxy, and the older gets an error for whatever it asks.
+//!
 //! A sandbox under a runtime that keeps host sockets out (`runsc` without `--host-uds=all`) finds
 //! its socket dead, and so is isolated.
 
 mod driver;
+mod identity;
 mod ledger;
 mod link;
 mod machine;
@@ -23,6 +28,7 @@ mod subnet;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use bollard::models::{ContainerCreateBody, Mount};
@@ -42,9 +48,11 @@ use crate::engine::DockerEngine;
 use crate::names::{EGRESS_FOLDER, EGRESS_PROXY, egress_name};
 use crate::prepare::binary_architecture;
 
-use driver::Order;
+use driver::{End, Order};
 use place::Place;
 use plan::Plan;
+
+pub use identity::{GateIdentity, InvalidGateIdentity};
 
 const OPERATION: Operation = Operation::Network;
 /// Orders on their way to the driver; more wait their turn.
@@ -61,6 +69,9 @@ pub struct EgressOptions {
     /// Addresses that no sandbox reaches, besides those that none ever does. No exception opens
     /// them.
     pub denied: Vec<AddressRange>,
+    /// That of an earlier process, whose proxy is taken over where it still stands. `None` where
+    /// nobody is to take over this one's either.
+    pub identity: Option<GateIdentity>,
 }
 
 impl std::fmt::Debug for EgressOptions {
@@ -70,6 +81,7 @@ impl std::fmt::Debug for EgressOptions {
             .field("program", &format_args!("{} bytes", self.program.len()))
             .field("resolvers", &self.resolvers)
             .field("denied", &self.denied)
+            .field("identity", &self.identity)
             .finish()
     }
 }
@@ -83,6 +95,8 @@ pub(crate) struct Gate {
     seed: u32,
     /// What the names of folders are made from; nothing else knows it.
     secret: [u8; 32],
+    /// Whether the proxy may be there already, with sandboxes of an earlier process.
+    inherits: bool,
     running: Mutex<Option<Running>>,
 }
 
@@ -95,26 +109,38 @@ impl std::fmt::Debug for Gate {
 struct Running {
     place: Arc<Place>,
     orders: mpsc::Sender<Order>,
-    driver: OwnedTask<()>,
+    driver: OwnedTask<End>,
 }
 
 impl Gate {
     pub(crate) fn new(options: EgressOptions) -> Self {
-        let mut secret = [0; 32];
-        for half in secret.chunks_exact_mut(16) {
-            half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-        }
-        let random = uuid::Uuid::new_v4();
+        let identity = options.identity.clone();
+        let inherits = identity.is_some();
+        let identity = identity.unwrap_or_else(GateIdentity::random);
+        let [first, second, third, fourth, ..] = identity.derive("subnet");
         Self {
             options,
-            name: egress_name(&random.simple().to_string()[..12]),
-            seed: random.as_fields().0,
-            secret,
+            name: egress_name(&hex(&identity.derive("name")[..6])),
+            seed: u32::from_be_bytes([first, second, third, fourth]),
+            secret: identity.derive("folders"),
+            inherits,
             running: Mutex::default(),
         }
     }
 
-    /// The folder of a sandbox: always the same for this handle, and not to be guessed by anybody
+    /// Starts the task that controls the proxy, and makes it when it must.
+    fn drive(&self, place: Arc<Place>) -> Running {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        let engine = uuid::Uuid::new_v4().simple().to_string();
+        let driving = driver::run(place.clone(), receiver, engine, self.inherits);
+        Running {
+            place,
+            orders,
+            driver: task::spawn("egress proxy", driving),
+        }
+    }
+
+    /// The folder of a sandbox: always the same for this identity, and not to be guessed by anybody
     /// who does not have the secret.
     fn folder(&self, id: &SandboxId) -> String {
         let mut hasher = Sha256::new_with_prefix(self.secret);
@@ -170,42 +196,69 @@ impl DockerEngine {
         }))
     }
 
-    /// The network of a sandbox as its labels tell of it; `None` where it has none.
+    /// The network of a sandbox as its labels tell of it; `None` where it has none. One that an
+    /// earlier process made is looked after from then on.
     ///
-    /// A sandbox of another process, which has a proxy of its own, cannot be controlled from here:
-    /// its policy stays as it is for as long as that proxy lives.
+    /// A sandbox of a process with another identity, which has a proxy of its own, cannot be
+    /// controlled from here: its policy stays as it is for as long as that proxy lives.
     pub(crate) async fn egress_of(
         &self,
         id: &SandboxId,
         label: impl Fn(&str) -> Option<String>,
-    ) -> Option<SandboxEgress> {
+    ) -> Result<Option<SandboxEgress>, EngineError> {
         // An empty one is inherited from an image.
-        let proxy = label(EGRESS_PROXY).filter(|proxy| !proxy.is_empty())?;
-        let orders = if proxy == self.gate.name {
-            let running = self.gate.running.lock().await;
-            running.as_ref().map(|running| running.orders.clone())
-        } else {
-            None
+        let Some(proxy) = label(EGRESS_PROXY).filter(|proxy| !proxy.is_empty()) else {
+            return Ok(None);
         };
-        Some(SandboxEgress {
+        let orders = if proxy != self.gate.name {
+            None
+        } else if self.gate.inherits {
+            let (_, orders) = self.proxy().await?;
+            let sandbox = id.to_string();
+            // A driver that was closed meanwhile says so to whoever asks it for something.
+            orders.send(Order::Inherit { sandbox }).await.ok();
+            Some(orders)
+        } else {
+            self.running_orders().await
+        };
+        Ok(Some(SandboxEgress {
             sandbox: id.to_string(),
             folder: label(EGRESS_FOLDER).unwrap_or_default(),
             run: label(keys::RUN).unwrap_or_default(),
             task: label(keys::TASK_ID).unwrap_or_default(),
             orders,
-        })
+        }))
     }
 
-    /// Closes the socket of a sandbox that is gone, if it had one.
-    pub(crate) async fn detach(&self, id: &SandboxId) {
-        let orders = {
-            let running = self.gate.running.lock().await;
-            running.as_ref().map(|running| running.orders.clone())
+    async fn running_orders(&self) -> Option<mpsc::Sender<Order>> {
+        let running = self.gate.running.lock().await;
+        running.as_ref().map(|running| running.orders.clone())
+    }
+
+    /// Closes the socket of a sandbox that is gone, if it had one. Where it was made by an earlier
+    /// process, `inherited`, it may have one without this handle knowing.
+    pub(crate) async fn detach(&self, id: &SandboxId, inherited: bool) {
+        let inherited = inherited && self.gate.inherits;
+        let orders = if inherited {
+            match self.proxy().await {
+                // No proxy is made for that alone.
+                Ok((_, orders)) => Some(orders),
+                Err(error) => {
+                    tracing::debug!(sandbox = %id, %error, "its socket stays with the proxy");
+                    None
+                }
+            }
+        } else {
+            self.running_orders().await
         };
         let Some(orders) = orders else { return };
         let (reply, removed) = oneshot::channel();
-        let sandbox = id.to_string();
-        let asked = orders.send(Order::Remove { sandbox, reply }).await;
+        let order = Order::Remove {
+            sandbox: id.to_string(),
+            inherited,
+            reply,
+        };
+        let asked = orders.send(order).await;
         if asked.is_err() || removed.await.is_err() {
             tracing::debug!(sandbox = %id, "the egress proxy is gone, and with it the socket");
         }
@@ -215,39 +268,43 @@ impl DockerEngine {
     /// it for something.
     async fn proxy(&self) -> Result<(Arc<Place>, mpsc::Sender<Order>), EngineError> {
         self.check_program()?;
-        let same_machine = self.shares_disk().await?;
-        let remapped = self.machine().await?.remapped;
+        let place = self.place().await?;
         let mut running = self.gate.running.lock().await;
         if let Some(running) = &*running
             && !running.orders.is_closed()
         {
             return Ok((running.place.clone(), running.orders.clone()));
         }
+        let started = self.gate.drive(Arc::new(place));
+        let (place, orders) = (started.place.clone(), started.orders.clone());
+        *running = Some(started);
+        Ok((place, orders))
+    }
+
+    /// Where the proxy stands, or will.
+    async fn place(&self) -> Result<Place, EngineError> {
         let gate = &self.gate;
+        let mut owner = self.own_labels();
+        if let Some(run) = &self.run {
+            owner.insert(keys::RUN.to_owned(), run.to_string());
+        }
         let plan = Plan::new(
             gate.name.clone(),
             &gate.options.program,
             gate.options.resolvers.clone(),
-            self.own_labels(),
+            owner,
         );
-        let place = Arc::new(Place {
+        Ok(Place {
             client: self.client.clone(),
             plan,
             program: gate.options.program.clone(),
             denied: gate.options.denied.clone(),
-            same_machine,
-            remapped,
+            same_machine: self.shares_disk().await?,
+            remapped: self.machine().await?.remapped,
             seed: gate.seed,
             mountpoint: OnceCell::new(),
-        });
-        let (orders, receiver) = mpsc::channel(ORDERS);
-        let driver = task::spawn("egress proxy", driver::run(place.clone(), receiver));
-        *running = Some(Running {
-            place: place.clone(),
-            orders: orders.clone(),
-            driver,
-        });
-        Ok((place, orders))
+            attached: AtomicBool::new(false),
+        })
     }
 
     fn check_program(&self) -> Result<(), EngineError> {
@@ -277,7 +334,9 @@ impl DockerEngine {
         }
     }
 
-    /// Removes the proxy with network and volume. One that is needed again is made again.
+    /// Removes the proxy with network and volume, also one that an earlier process of the same
+    /// identity left. One that is needed again is made again; one that another process has taken
+    /// over stays.
     pub(crate) async fn close_egress(&self) -> Result<(), EngineError> {
         let mut running = self.gate.running.lock().await;
         let Some(Running {
@@ -286,23 +345,24 @@ impl DockerEngine {
             driver,
         }) = running.take()
         else {
+            if self.gate.inherits {
+                return self.place().await?.remove().await;
+            }
             return Ok(());
         };
         // Closed already when this fails.
         orders.send(Order::Close).await.ok();
-        if let Err(error) = driver.join().await {
-            tracing::warn!(%error, "the egress proxy's driver did not end by itself");
+        match driver.join().await {
+            Ok(End::Closed) => {}
+            Ok(End::Superseded) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the egress proxy's driver did not end by itself");
+            }
         }
         let removed = place.remove().await;
         if removed.is_err() {
             // So that another `close` tries again.
-            let (orders, receiver) = mpsc::channel(ORDERS);
-            let driver = task::spawn("egress proxy", driver::run(place.clone(), receiver));
-            *running = Some(Running {
-                place,
-                orders,
-                driver,
-            });
+            *running = Some(self.gate.drive(place));
         }
         removed
     }
@@ -327,7 +387,7 @@ pub(crate) struct SandboxEgress {
     folder: String,
     run: String,
     task: String,
-    /// `None` where the proxy is another process's.
+    /// `None` where the proxy is that of another identity.
     orders: Option<mpsc::Sender<Order>>,
 }
 
@@ -394,6 +454,22 @@ mod tests {
         let other = Gate::new(EgressOptions::default());
         assert_ne!(other.folder(&id("one")), folder);
         assert_ne!(other.name, gate.name);
+    }
+
+    #[test]
+    fn handles_of_one_identity_have_the_same_proxy_and_folders() {
+        let gate = |identity: u8| {
+            Gate::new(EgressOptions {
+                identity: Some(GateIdentity::from_bytes([identity; 32])),
+                ..EgressOptions::default()
+            })
+        };
+        let id = SandboxId::new("one").unwrap();
+        let (one, same, other) = (gate(1), gate(1), gate(2));
+        assert_eq!((&one.name, one.seed), (&same.name, same.seed));
+        assert_eq!(one.folder(&id), same.folder(&id));
+        assert_ne!(one.name, other.name);
+        assert_ne!(one.folder(&id), other.folder(&id));
     }
 
     #[test]

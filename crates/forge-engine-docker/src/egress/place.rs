@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bollard::body_full;
 use bollard::errors::Error as BollardError;
 use bollard::models::{
-    ContainerState, ContainerStateStatusEnum, ExecConfig, ImageSummary, Mount, MountType,
-    MountVolumeOptions, Network,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ExecConfig, ImageSummary,
+    Mount, MountType, MountVolumeOptions, Network,
 };
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions,
@@ -23,14 +24,14 @@ use forge_wire::EGRESS_DIRECTORY;
 use futures::StreamExt;
 use tokio::sync::OnceCell;
 
-use super::driver::{Control, Source};
+use super::driver::{Control, Source, Unopened};
 use super::plan::{self, Plan};
 use super::subnet;
 use crate::channel::last_words;
 use crate::client::{Client, in_passing};
 use crate::failure::{During, is_conflict, is_not_found};
 use crate::hijack::FramedStream;
-use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_REPOSITORY};
+use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_PLAN, EGRESS_REPOSITORY};
 use crate::transport::ApiVersion;
 
 const OPERATION: Operation = Operation::Network;
@@ -61,16 +62,19 @@ pub(super) struct Place {
     pub(super) seed: u32,
     /// Where the engine keeps the volume, once it was asked.
     pub(super) mountpoint: OnceCell<String>,
+    /// Whether there was a container by this plan.
+    pub(super) attached: AtomicBool,
 }
 
 #[async_trait]
 impl Source for Place {
-    async fn connect(&self) -> Result<Control, EngineError> {
+    async fn connect(&self) -> Result<Control, Unopened> {
         // First, since both of what follows are made from it. Both are awaited: what is half made
         // could not be removed.
         self.ensure_image().await?;
         let (ensured, denied) = futures::join!(self.ensure(), self.denied_addresses());
         ensured?;
+        self.attached.store(true, Ordering::Relaxed);
         let denied = denied?;
         let stream = self.control().await?;
         // Asked after the connection was made, which ends with the process that it was made to: a
@@ -123,18 +127,47 @@ impl Place {
         Ok(volume.during(OPERATION, name)?.mountpoint)
     }
 
-    /// Sees to it that the container runs.
-    async fn ensure(&self) -> Result<(), EngineError> {
+    /// Sees to it that the container runs. One that an earlier process made by another plan is
+    /// replaced: what it served is closed until it is asked for again. One that was made by another
+    /// plan since is a later process's.
+    async fn ensure(&self) -> Result<(), Unopened> {
+        let name = &self.plan.name;
+        match self.find().await? {
+            None => self.make().await?,
+            Some(found) if self.is_planned(&found) => return Ok(self.bring_up(found).await?),
+            Some(_) if self.attached.load(Ordering::Relaxed) => return Err(Unopened::Superseded),
+            Some(_) => {
+                tracing::info!(name, "an earlier process's egress proxy is replaced");
+                let removed = self.client.remove_by_force(name).await;
+                removed.during(OPERATION, name)?;
+                // Not the volume: the folders of sandboxes are in it.
+                let removed = self.client.remove_networks(name).await;
+                removed.during(OPERATION, name)?;
+                self.make().await?;
+            }
+        }
+        Ok(self.start().await?)
+    }
+
+    async fn find(&self) -> Result<Option<ContainerInspectResponse>, EngineError> {
         let name = &self.plan.name;
         let options = None::<InspectContainerOptions>;
-        let found = match self.client.docker.inspect_container(name, options).await {
-            Ok(found) => found,
-            Err(error) if is_not_found(&error) => {
-                self.make().await?;
-                return self.start().await;
-            }
-            other => return other.during(OPERATION, name).map(|_| ()),
-        };
+        match self.client.docker.inspect_container(name, options).await {
+            Err(error) if is_not_found(&error) => Ok(None),
+            found => found.during(OPERATION, name).map(Some),
+        }
+    }
+
+    fn is_planned(&self, found: &ContainerInspectResponse) -> bool {
+        let labels = found
+            .config
+            .as_ref()
+            .and_then(|config| config.labels.as_ref());
+        let plan = labels.and_then(|labels| labels.get(EGRESS_PLAN));
+        plan.is_some_and(|plan| *plan == self.plan.digest())
+    }
+
+    async fn bring_up(&self, found: ContainerInspectResponse) -> Result<(), EngineError> {
         let state = found.state.unwrap_or_default();
         match state.status.unwrap_or(ContainerStateStatusEnum::EMPTY) {
             ContainerStateStatusEnum::RUNNING => Ok(()),
@@ -343,10 +376,16 @@ impl Place {
     }
 
     /// Removes everything but the image, which is a cache. All is tried, also when something
-    /// cannot be removed; success when it is gone already.
+    /// cannot be removed; success when it is gone already, or another process's by now.
     pub(super) async fn remove(&self) -> Result<(), EngineError> {
         const CLOSE: Operation = Operation::Close;
         let name = &self.plan.name;
+        if self.attached.load(Ordering::Relaxed)
+            && let Some(found) = self.find().await?
+            && !self.is_planned(&found)
+        {
+            return Ok(());
+        }
         let container = self.client.remove_by_force(name).await;
         // Left behind only by an attempt that was not waited for to its end.
         let scout = self.client.remove_by_force(&self.plan.scout_name()).await;

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::archive::Archive;
 use crate::context::hex;
 use crate::helper::{self, text_map};
-use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_REPOSITORY};
+use crate::names::{EGRESS_IMAGE_ROLE, EGRESS_PLAN, EGRESS_REPOSITORY};
 
 /// Who the proxy is: neither root nor anybody who has an account or a task.
 const USER: u32 = 65_532;
@@ -124,6 +124,25 @@ impl Plan {
     }
 
     pub(super) fn container(&self) -> ContainerCreateBody {
+        let mut body = self.unlabelled();
+        let mut labels = self.labels();
+        labels.insert(EGRESS_PLAN.to_owned(), self.digest());
+        body.labels = Some(labels);
+        if let Some(host) = &mut body.host_config {
+            host.mounts = Some(vec![self.sockets(Some(self.labels()))]);
+        }
+        body
+    }
+
+    /// Tells a proxy that was made by this plan from one that was made by another.
+    pub(super) fn digest(&self) -> String {
+        // As a value, whose fields are in order.
+        let body = serde_json::to_value(self.unlabelled()).unwrap_or_default();
+        hex(&Sha256::digest(body.to_string())[..8])
+    }
+
+    /// All of it that is the same whenever it is made.
+    fn unlabelled(&self) -> ContainerCreateBody {
         let words = [PROGRAM, "serve", "--sockets", SOCKETS, "--control", CONTROL];
         let endpoint = (self.name.clone(), EndpointSettings::default());
         ContainerCreateBody {
@@ -133,7 +152,6 @@ impl Plan {
             cmd: Some(Vec::new()),
             user: Some(format!("{USER}:{USER}")),
             working_dir: Some("/".to_owned()),
-            labels: Some(self.labels()),
             healthcheck: Some(no_healthcheck()),
             stop_signal: Some("SIGTERM".to_owned()),
             attach_stdin: Some(false),
@@ -159,7 +177,7 @@ impl Plan {
                 "/run",
                 "rw,noexec,nosuid,nodev,size=1m,mode=0700,uid=65532,gid=65532",
             )])),
-            mounts: Some(vec![self.sockets()]),
+            mounts: Some(vec![self.sockets(None)]),
             sysctls: Some(bounds()),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
@@ -169,7 +187,7 @@ impl Plan {
         }
     }
 
-    fn sockets(&self) -> Mount {
+    fn sockets(&self, labels: Option<HashMap<String, String>>) -> Mount {
         Mount {
             typ: Some(MountType::VOLUME),
             source: Some(self.name.clone()),
@@ -179,7 +197,7 @@ impl Plan {
                 // From there the volume's root has its owner and mode.
                 no_copy: Some(false),
                 // Where the volume is gone by now, the engine makes it anew with these.
-                labels: Some(self.labels()),
+                labels,
                 ..MountVolumeOptions::default()
             }),
             ..Mount::default()
@@ -281,6 +299,7 @@ mod tests {
         assert_eq!(labels["swe-forge.owner"], "me");
         assert_eq!(labels["swe-forge.holder"], "1@2");
         assert_eq!(labels["swe-forge.role"], "egress");
+        assert_eq!(labels["swe-forge.egress.plan"], plan().digest());
         let sockets = body.pointer_mut("/HostConfig/Mounts/0/VolumeOptions");
         let options = sockets.unwrap().as_object_mut().unwrap();
         let of_volume = options.remove("Labels").unwrap();
@@ -364,6 +383,21 @@ mod tests {
         let other = Plan::new("n".into(), b"two", Vec::new(), BTreeMap::new());
         assert_ne!(other.image, plan().image);
         assert!(other.image.starts_with("swe-forge/egress:"));
+    }
+
+    #[test]
+    fn whoever_holds_it_makes_no_other_plan_and_every_setting_does() {
+        let mut same = plan();
+        same.owner.insert(keys::HOLDER.to_owned(), "2@3".to_owned());
+        assert_eq!(same.digest(), plan().digest());
+        let resolvers = plan().resolvers;
+        let others = [
+            Plan::new(plan().name, b"two", resolvers, BTreeMap::new()),
+            Plan::new(plan().name, b"one", Vec::new(), BTreeMap::new()),
+        ];
+        for other in others {
+            assert_ne!(other.digest(), plan().digest());
+        }
     }
 
     #[test]

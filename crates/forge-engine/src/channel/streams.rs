@@ -56,6 +56,20 @@ impl OutputReceiver {
     }
 }
 
+impl Drop for OutputReceiver {
+    /// What lies here is as good as taken: with a window of it, the driver would get nothing more by
+    /// which it could see that nobody listens, and the command would stand still for ever.
+    fn drop(&mut self) {
+        self.chunks.close();
+        while let Ok(chunk) = self.chunks.try_recv() {
+            self.taken = chunk.offset + chunk.bytes.len() as u64;
+        }
+        if !is_keyed(self.exec) {
+            self.acknowledge(self.taken);
+        }
+    }
+}
+
 /// Standard input and signals of a command.
 #[derive(Debug, Clone)]
 pub struct Remote {

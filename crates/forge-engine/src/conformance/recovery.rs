@@ -180,19 +180,35 @@ async fn listed(scene: &Scene, engine: &dyn Engine) -> Result<Vec<String>, Failu
     Ok(names)
 }
 
-/// Removes everything that a list names, as somebody does who knows nothing else.
+/// How often a list is taken again: what an engine still had in hand when its caller went away may
+/// appear after the first.
+const PASSES: u32 = 10;
+
+/// Removes everything that a list names, as somebody does who knows nothing else, until none names
+/// anything.
 async fn remove_listed(scene: &Scene, engine: &dyn Engine) -> Result<(), Failure> {
     let owner = scene.bench.ownership().owner;
-    let mut objects = engine.list(Some(&owner)).await?;
-    // Containers hold volumes.
-    objects.sort_by_key(|object| object.kind);
-    for _ in 0..2 {
+    let mut refused = None;
+    for _ in 0..PASSES {
+        let mut objects = engine.list(Some(&owner)).await?;
+        if objects.is_empty() {
+            engine.sweep().await;
+            return Ok(());
+        }
+        // Containers hold volumes.
+        objects.sort_by_key(|object| object.kind);
         for object in &objects {
-            engine.remove(object).await?;
+            match engine.remove(object).await {
+                Ok(()) => engine.remove(object).await?,
+                // Held by what was not on the list yet.
+                Err(error) if error.kind == EngineErrorKind::Conflict => refused = Some(error),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
-    engine.sweep().await;
-    Ok(())
+    Err(Failure::new(format!(
+        "{PASSES} passes did not remove everything; one was refused: {refused:?}"
+    )))
 }
 
 pub(super) async fn everything_half_made_is_listed_and_can_be_removed(

@@ -245,6 +245,11 @@ impl Command {
         }
     }
 
+    /// Bytes of output so far.
+    pub(super) fn written(&self) -> u64 {
+        self.state().written
+    }
+
     pub(super) fn is_running(&self) -> bool {
         let state = self.state();
         state.report.is_none() && !state.lost

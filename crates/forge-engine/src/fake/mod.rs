@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forge_core::sandbox::{SPECIFICATION, TESTS, WORKSPACE};
-use forge_core::{Attestation, Ending, ExecRequest, ExitReport, Profile, SandboxId, SandboxSpec};
+use forge_core::{
+    Attestation, Ending, ExecRequest, ExitReport, Health, Profile, SandboxId, SandboxSpec,
+};
 
 use crate::engine::FoundObject;
 use crate::error::{EngineError, EngineErrorKind, Operation};
@@ -193,6 +195,11 @@ impl FakeEngine {
     /// From now on sandboxes attest this.
     pub fn set_attestation(&self, attestation: Attestation) {
         self.world().attestation = Some(attestation);
+    }
+
+    /// From now on every sandbox is like this.
+    pub fn set_health(&self, health: Health) {
+        self.world().health = Some(health);
     }
 
     /// What the next sandbox that is asked for records of connections gives.

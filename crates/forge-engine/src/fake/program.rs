@@ -48,7 +48,7 @@ pub enum Step {
     Work(Duration),
     /// `memory`: takes memory until it is killed for it.
     Memory,
-    /// `fill FILE`: takes all that is left of the workspace.
+    /// `fill FILE`: takes all that is left of the workspace, and ends with code 1 when it is refused.
     Fill(String),
     /// `crowd`: starts processes until one is refused, then ends them all and itself with code 1.
     Crowd,

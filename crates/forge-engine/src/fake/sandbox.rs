@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use forge_core::sandbox::WORKSPACE;
 use forge_core::{
-    Attestation, EgressPolicy, Ending, ExecRequest, PhaseName, ResourceUsage, SandboxId,
+    Attestation, EgressPolicy, Ending, ExecRequest, Health, PhaseName, ResourceUsage, SandboxId,
     SandboxSpec, UserId,
 };
 use forge_wire::message::{TransferLimits, TransferSummary};
@@ -301,6 +301,12 @@ impl Sandbox for FakeSandbox {
             .live(&self.id, Operation::Usage)
             .map(|entry| entry.usage);
         call.finish(entry).await
+    }
+
+    async fn health(&self) -> Result<Health, EngineError> {
+        let call = self.begin(Operation::Health, "").await?;
+        let health = self.engine.health_of(&self.id);
+        call.finish(Ok(health)).await
     }
 
     async fn condition(&self) -> Result<Condition, EngineError> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use forge_core::sandbox::WORKSPACE;
 use forge_core::{
-    Attestation, Ending, ExecKey, ResourceUsage, Role, SandboxId, SandboxSpec, WorkspaceSpec,
+    Attestation, Ending, ExecKey, Health, Processes, ResourceUsage, Role, SandboxId, SandboxSpec,
+    WorkspaceSpec,
 };
 use tokio::time::Instant;
 
@@ -132,6 +133,7 @@ pub(super) struct World {
     pub(super) ended: Option<i64>,
     pub(super) survivors: u32,
     pub(super) attestation: Option<Attestation>,
+    pub(super) health: Option<Health>,
     pub(super) egress: EgressRecords,
     /// Files that are in every workspace from the start.
     pub(super) first_files: Vec<(String, Bytes)>,
@@ -363,12 +365,6 @@ impl FakeEngine {
         world.look_at_disk(id);
     }
 
-    pub(super) fn is_full(&self, id: &SandboxId) -> bool {
-        let mut world = self.world();
-        let workspace = world.workspace_of(id);
-        workspace.is_some_and(|workspace| workspace.tree.room() == 0)
-    }
-
     pub(super) fn note_work(&self, id: &SandboxId, time: Duration) {
         let add = |usage: &mut ResourceUsage| usage.cpu_seconds += time.as_secs_f64();
         self.world().usage(id, add);
@@ -417,6 +413,32 @@ impl FakeEngine {
     /// When a sandbox ends by itself.
     pub(super) fn lifetime(&self, id: &SandboxId) -> Option<Instant> {
         self.world().sandboxes.get(id).map(|entry| entry.lifetime)
+    }
+
+    /// How a sandbox is: as the test says, or as it stands here.
+    pub(super) fn health_of(&self, id: &SandboxId) -> Health {
+        let world = self.world();
+        if let Some(health) = world.health {
+            return health;
+        }
+        let entry = world.sandboxes.get(id);
+        let usage = entry.map(|entry| entry.usage).unwrap_or_default();
+        let commands = entry.into_iter().flat_map(SandboxEntry::commands);
+        let (mut running, mut output_bytes) = (0, 0);
+        for command in commands {
+            running += u32::from(command.is_running());
+            output_bytes += command.written();
+        }
+        let background = entry.map_or(0, |entry| entry.background);
+        Health {
+            specification: Some(true),
+            processes: Processes {
+                sleeping: running + u32::try_from(background).unwrap_or(u32::MAX),
+                ..Processes::default()
+            },
+            cpu: Some(Duration::from_secs_f64(usage.cpu_seconds)),
+            output_bytes,
+        }
     }
 
     pub(super) fn condition_of(&self, id: &SandboxId) -> Condition {

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 
 use super::Attempt;
 use crate::archive::{self, Member};
-use crate::context::Up;
+use crate::context::News;
 use crate::{attestation, failure};
 
 /// Bounds on what an author's folders may hold; the loader of task directories has smaller ones.
@@ -223,20 +223,22 @@ impl Attempt<'_> {
             user: self.user,
             env: self.sandbox_environment(),
             runtime: self.context.operator.runtime(),
-            max_lifetime: self.task().cleanup.max_lifetime,
+            max_lifetime: self.cleanup.max_lifetime,
         };
         self.intend(ObjectKind::Container, &id).await?;
+        self.sandboxes.retain(|each| *each != id);
         self.sandboxes.push(id.clone());
+        let secret = fresh_secret();
+        self.keys.insert(id.clone(), secret.clone());
+        self.save().await?;
+        let epoch = self.context.epoch;
+        let credentials = Credentials { secret, epoch };
         let began = Instant::now();
-        let sandbox = self
-            .context
-            .engine
-            .create(&spec, image, &fresh_credentials())
-            .await;
+        let sandbox = self.context.engine.create(&spec, image, &credentials).await;
         let sandbox = sandbox.map_err(|error| engine_failure(&error))?;
         // Nobody waits for it any more when the run is over.
         let (number, took) = (self.job.number, began.elapsed());
-        self.context.ups.send(Up { number, took }).ok();
+        self.context.news.send(News::Up { number, took }).ok();
         self.made(ObjectKind::Container, &id).await;
         self.current = Some(Arc::clone(&sandbox));
         // The report shows the sandbox in which solve runs; all of them are checked.
@@ -300,10 +302,7 @@ impl Attempt<'_> {
         store
             .intend_object(&self.job.id, kind, id.as_str(), now)
             .await
-            .map_err(|error| {
-                let message = failure::chain(&error);
-                Outcome::Failed(Failure::new(Reason::InternalError, message))
-            })
+            .map_err(|error| self.unrecorded(&error))
     }
 
     async fn made(&mut self, kind: ObjectKind, id: &SandboxId) {
@@ -331,12 +330,9 @@ fn unreadable(error: &io::Error) -> Outcome {
 }
 
 /// 244 random bits: two version 4 UUIDs.
-fn fresh_credentials() -> Credentials {
+fn fresh_secret() -> Secret {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     bytes[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
-    Credentials {
-        secret: Secret::new(bytes),
-        epoch: 1,
-    }
+    Secret::new(bytes)
 }

@@ -12,6 +12,7 @@ use forge_core::egress::{
 use forge_core::{Failure, NetworkLevel, Outcome, PhaseName, Reason, Task};
 use forge_engine::{EgressRecords, EngineError, Sandbox};
 use forge_plan::judge::without_network;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::Attempt;
@@ -46,6 +47,14 @@ pub(super) struct Network {
     ports: Vec<u16>,
     seen: BTreeMap<PhaseName, Seen>,
     /// What each sandbox counted so far, which is from nothing.
+    counters: BTreeMap<String, EgressCounters>,
+}
+
+/// What the phases of an attempt reached and were refused so far, for the record.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Reached {
+    refused: BTreeMap<PhaseName, u64>,
+    listed: Vec<DeniedReport>,
     counters: BTreeMap<String, EgressCounters>,
 }
 
@@ -121,6 +130,31 @@ impl Network {
         }
     }
 
+    /// What is known so far.
+    pub(super) fn reached(&self) -> Reached {
+        let refused = self.seen.iter();
+        Reached {
+            refused: refused
+                .map(|(phase, seen)| (*phase, seen.refused))
+                .collect(),
+            listed: self.denied(),
+            counters: self.counters.clone(),
+        }
+    }
+
+    /// Takes up what another process knew.
+    pub(super) fn take_up(&mut self, reached: Reached) {
+        for (phase, refused) in reached.refused {
+            self.seen.entry(phase).or_default().refused = refused;
+        }
+        for denied in reached.listed {
+            let seen = self.seen.entry(denied.phase).or_default();
+            let key = (denied.host, denied.port, denied.reason);
+            seen.listed.insert(key, denied.count);
+        }
+        self.counters = reached.counters;
+    }
+
     pub(super) fn level(&self, phase: PhaseName) -> NetworkLevel {
         self.policies
             .get(&phase)
@@ -173,6 +207,18 @@ impl Network {
     /// The network's part of the report; `log` is the file with every connection.
     pub(super) fn report(&self, log: Option<String>) -> NetworkReport {
         let sum = |of: fn(&EgressCounters) -> u64| self.counters.values().map(of).sum::<u64>();
+        NetworkReport {
+            allowed: sum(|counters| counters.allowed),
+            denied_count: self.seen.values().map(|seen| seen.refused).sum(),
+            denied: self.denied(),
+            bytes_up: sum(|counters| counters.bytes_up),
+            bytes_down: sum(|counters| counters.bytes_down),
+            unrecorded: sum(|counters| counters.unrecorded),
+            log,
+        }
+    }
+
+    fn denied(&self) -> Vec<DeniedReport> {
         let denied = self.seen.iter().flat_map(|(phase, seen)| {
             let listed = seen.listed.iter();
             listed.map(|((host, port, reason), count)| DeniedReport {
@@ -183,15 +229,7 @@ impl Network {
                 count: *count,
             })
         });
-        NetworkReport {
-            allowed: sum(|counters| counters.allowed),
-            denied_count: self.seen.values().map(|seen| seen.refused).sum(),
-            denied: denied.collect(),
-            bytes_up: sum(|counters| counters.bytes_up),
-            bytes_down: sum(|counters| counters.bytes_down),
-            unrecorded: sum(|counters| counters.unrecorded),
-            log,
-        }
+        denied.collect()
     }
 
     /// How a phase ended that was judged so, where `noted` tells whether the proxy was there.

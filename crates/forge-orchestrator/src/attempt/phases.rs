@@ -11,12 +11,14 @@ use forge_core::{
 };
 use forge_engine::{EngineError, EngineErrorKind, Operation, PreparedImage, Sandbox};
 use forge_plan::judge::judge;
+use jiff::Timestamp;
 
-use super::Attempt;
+use super::{Attempt, Begun};
 use crate::agent::Agent;
 use crate::events::RunEvent;
 use crate::failure;
 use crate::phase::{self, PhaseCommand, PhaseEnd};
+use crate::phase_log;
 
 impl Attempt<'_> {
     pub(super) async fn setup(
@@ -41,7 +43,7 @@ impl Attempt<'_> {
         let Some(command) = command else {
             return Ok(());
         };
-        if self.job.agent == Agent::Oracle {
+        if self.job.agent == Agent::Oracle && !self.has_begun(PhaseName::Solve) {
             self.upload_solution(sandbox).await?;
         }
         self.phase(PhaseName::Solve, &command, sandbox, image)
@@ -118,7 +120,13 @@ impl Attempt<'_> {
         ));
     }
 
-    /// Runs one phase to its end and judges it.
+    /// Whether another process began this phase.
+    fn has_begun(&self, phase: PhaseName) -> bool {
+        self.is_adopted && self.begun.is_some_and(|begun| begun.phase == phase)
+    }
+
+    /// Runs one phase to its end, or joins it, and judges it. What is decided is recorded before
+    /// anything follows from it.
     async fn phase(
         &mut self,
         name: PhaseName,
@@ -126,6 +134,9 @@ impl Attempt<'_> {
         sandbox: &dyn Sandbox,
         image: &PreparedImage,
     ) -> Result<(), Outcome> {
+        if self.phases.iter().any(|phase| phase.name == name) {
+            return Ok(());
+        }
         self.check_cancelled()?;
         self.set_level(name, sandbox).await?;
         let id = self.job.id.clone();
@@ -133,20 +144,66 @@ impl Attempt<'_> {
             id: id.clone(),
             phase: name,
         });
-        self.record_phase_begin(name).await;
+        let joined = self.begin_phase(name).await?;
         let log = self.context.layout.log(&id, name);
         let command = PhaseCommand {
+            name,
             command,
             env: self.environment(name, image),
             secrets: &self.mask,
             timeout: self.budget.left(name),
+            joined,
             limits: &self.limits,
             log: &log,
         };
         let began = Instant::now();
-        let end = phase::run(sandbox, command, &self.context.cancellation).await;
-        let elapsed = began.elapsed();
-        self.budget = self.budget.after(name, elapsed);
+        let end = phase::run(sandbox, command, &self.control.cancellation).await;
+        let elapsed = began.elapsed() + joined.unwrap_or_default();
+        let result = self.conclude_phase(name, sandbox, end, elapsed).await;
+        self.outcome = match &result {
+            Err(outcome) => Some(self.mask.outcome(outcome.clone())),
+            Ok(()) if name == PhaseName::Verify => Some(Outcome::Completed),
+            Ok(()) => None,
+        };
+        self.save().await?;
+        if let Err(error) = phase_log::remove_mark(&log).await {
+            self.notes.push(format!(
+                "the mark of the log {} is left: {error}",
+                log.display()
+            ));
+        }
+        result
+    }
+
+    /// Records that a phase begins, before anything of it does. Where another process began it:
+    /// how long ago.
+    async fn begin_phase(&mut self, phase: PhaseName) -> Result<Option<Duration>, Outcome> {
+        let now = Timestamp::now();
+        if let Some(begun) = self.begun.filter(|_| self.has_begun(phase)) {
+            let ago = now.duration_since(begun.at);
+            return Ok(Some(ago.try_into().unwrap_or_default()));
+        }
+        self.record_phase_begin(phase).await;
+        self.begun = Some(Begun { phase, at: now });
+        self.save().await?;
+        Ok(None)
+    }
+
+    /// What the end of a phase means, with everything about it noted.
+    async fn conclude_phase(
+        &mut self,
+        name: PhaseName,
+        sandbox: &dyn Sandbox,
+        end: PhaseEnd,
+        elapsed: Duration,
+    ) -> Result<(), Outcome> {
+        let log = self.context.layout.log(&self.job.id, name);
+        let used = match &end {
+            // Nobody watched all of it.
+            PhaseEnd::Reported(report) if self.has_begun(name) => report.duration,
+            _ => elapsed,
+        };
+        self.budget = self.budget.after(name, used);
         match end {
             PhaseEnd::Reported(report) => {
                 self.end_connecting(name, sandbox).await;
@@ -250,7 +307,7 @@ impl Attempt<'_> {
             network: self.network.level(name),
             exit,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            output: super::log_name(&self.job.id, name),
+            output: super::ending::log_name(&self.job.id, name),
             output_bytes,
             truncated: report.truncated,
         };

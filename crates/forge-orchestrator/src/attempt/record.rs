@@ -4,21 +4,90 @@
 use std::path::Path;
 use std::time::Duration;
 
-use forge_api::report::{Exit, PhaseReport};
-use forge_core::PhaseName;
+use forge_api::report::{Exit, PhaseReport, TaskReport};
+use forge_core::{Failure, Outcome, PhaseName, Reason};
 use forge_store::{ObjectKind, ObjectRecord, PhaseEnd, StoreError};
 use jiff::Timestamp;
 
-use super::Attempt;
+use super::progress::Progress;
+use super::{Attempt, RecordedReport};
 use crate::failure;
 
 impl Attempt<'_> {
     pub(super) fn note_record(&mut self, recorded: Result<(), StoreError>) {
         if let Err(error) = recorded {
+            self.heed(&error);
             self.notes.push(format!(
                 "the record is incomplete: {}",
                 failure::chain(&error)
             ));
+        }
+    }
+
+    /// The outcome of an attempt of which something had to be recorded and could not. Where another
+    /// process has taken the run over, this one is told to touch nothing any more.
+    pub(super) fn unrecorded(&self, error: &StoreError) -> Outcome {
+        self.heed(error);
+        Outcome::Failed(Failure::new(Reason::InternalError, failure::chain(error)))
+    }
+
+    fn heed(&self, error: &StoreError) {
+        if matches!(error, StoreError::Superseded { .. }) {
+            self.context.superseded.cancel();
+        }
+    }
+
+    /// Records how far the attempt is, so that another process can go on from here.
+    pub(super) async fn save(&mut self) -> Result<(), Outcome> {
+        let progress = Progress {
+            started_at: self.started_at,
+            slot: self.slot,
+            cores: self.cores(),
+            image: self.image.clone(),
+            snapshot: self.snapshot.clone(),
+            disk_quota: self.disk_quota,
+            keys: self.keys.clone(),
+            begun: self.begun,
+            phases: self.phases.clone(),
+            usage: self.usage,
+            attestation: self.attestation.clone(),
+            reached: self.network.reached(),
+            notes: self.notes.clone(),
+            outcome: self.outcome.clone(),
+        };
+        let text = serde_json::to_string(&progress).map_err(|error| {
+            let message = format!("how far the attempt is could not be written down: {error}");
+            Outcome::Failed(Failure::new(Reason::InternalError, message))
+        })?;
+        let saved = self.context.store.set_progress(&self.job.id, &text).await;
+        saved.map_err(|error| self.unrecorded(&error))
+    }
+
+    /// Records the outcome of an attempt that has begun, before anything follows from it.
+    pub(super) async fn decide(&mut self, outcome: &Outcome) {
+        if self.begun.is_none() || self.outcome.as_ref() == Some(outcome) {
+            return;
+        }
+        self.outcome = Some(outcome.clone());
+        if let Err(broken) = self.save().await {
+            self.note_unrecorded(&broken);
+        }
+    }
+
+    /// Records the report; `settled` when nothing more will come of the attempt.
+    pub(super) async fn record_report(&mut self, report: &TaskReport, settled: bool) {
+        let recorded = RecordedReport {
+            report: report.clone(),
+            settled,
+        };
+        match serde_json::to_string(&recorded) {
+            Ok(text) => {
+                let recorded = self.context.store.set_report(&self.job.id, &text).await;
+                self.note_record(recorded);
+            }
+            Err(error) => self
+                .notes
+                .push(format!("the record is incomplete: {error}")),
         }
     }
 

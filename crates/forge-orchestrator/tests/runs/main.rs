@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod gc;
+mod janitor;
 mod network;
 mod outcomes;
 mod retry;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use forge_core::task::{NetworkPolicy, Solution, SourceTree, VerifyContainer};
 use forge_core::{
-    CleanupPolicy, CommandLine, Difficulty, EgressPolicy, ExecRequest, Failure, ImageChoice,
-    NetworkLevel, OwnerId, PhaseName, Reason, RunId, Task, TaskId,
+    CleanupBounds, CleanupPolicy, CommandLine, Difficulty, EgressPolicy, ExecRequest, Failure,
+    ImageChoice, NetworkLevel, OwnerId, PhaseName, Reason, RunId, Task, TaskId,
 };
 use forge_engine::fake::{FakeEngine, FakeExec};
 use forge_orchestrator::run::{CapacityOptions, Purpose};
@@ -68,6 +68,10 @@ impl Operator for Rules {
         None
     }
 
+    fn cleanup_bounds(&self) -> CleanupBounds {
+        CleanupBounds::default()
+    }
+
     fn own_cores(&self) -> bool {
         true
     }
@@ -109,6 +113,7 @@ impl Bench {
         let shell = |text: &str| CommandLine::Shell(text.to_owned());
         Task {
             id: TaskId::new(id).unwrap(),
+            directory: self.folder.path().to_owned(),
             title: "An example".to_owned(),
             instruction: "Mend it.".to_owned(),
             difficulty: Difficulty::Easy,
@@ -171,6 +176,7 @@ impl Bench {
             out: self.folder.path().join("out"),
             operator: Arc::new(self.operator.clone()),
             keep: false,
+            engine_identity: None,
             arguments: self.arguments.clone(),
             version: "test".to_owned(),
         };

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use forge_core::Verdict;
+use forge_core::{SandboxId, Verdict};
 use forge_engine::fake::FakeExec;
+use forge_orchestrator::Agent;
 use forge_orchestrator::run::Purpose;
 
 use crate::support::Bench;
@@ -28,6 +29,23 @@ async fn verdict(passes: impl Fn(u32) -> bool + Send + Sync + 'static) -> (Verdi
     let found = &summary.report.validation[0];
     assert_eq!((found.nop.len(), found.oracle.len()), (3, 3));
     (found.verdict, found.reason.clone())
+}
+
+#[tokio::test]
+async fn the_record_tells_the_agent_of_each_attempt_by_its_repetition() {
+    let bench = Bench::new(|_| FakeExec::exits(0)).await;
+    let summary = bench
+        .run_with(vec![bench.task("t")], Purpose::Validate { repeat: 2 }, 1)
+        .await;
+    let mut agents = Vec::new();
+    for task in &summary.report.tasks {
+        let id = SandboxId::new(&task.id).unwrap();
+        let record = bench.store.attempt(&id).await.unwrap();
+        assert_eq!(Agent::in_turn(record.repetition).name(), task.agent);
+        agents.push(task.agent.as_str());
+    }
+    agents.sort_unstable();
+    assert_eq!(agents, ["nop", "nop", "oracle", "oracle"]);
 }
 
 #[tokio::test]

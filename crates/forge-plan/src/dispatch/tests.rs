@@ -64,6 +64,7 @@ fn submitted(number: u64, memory_bytes: u64) -> Event {
             },
             ready_at: Duration::ZERO,
         },
+        earlier: 0,
     }
 }
 
@@ -242,4 +243,90 @@ fn one_that_waits_to_be_tried_again_is_dropped_with_the_rest() {
         dispatcher.handle(Event::Cancelled(Scope::Everything), seconds(1)),
         [Action::Drop(Job(0)), Action::Idle]
     );
+}
+
+fn lingers(number: u64, firm: bool) -> Event {
+    let job = Job(number);
+    Event::Lingers { job, firm }
+}
+
+fn adopted(number: u64, attempt: u32) -> Event {
+    let Event::Submitted {
+        job, submission, ..
+    } = submitted(number, 1)
+    else {
+        unreachable!("that is what it makes")
+    };
+    Event::Adopted {
+        job,
+        submission,
+        slot: Some(7),
+        attempt: Attempt(attempt),
+    }
+}
+
+#[test]
+fn what_is_found_under_way_runs_already_and_has_had_its_tries() {
+    let mut dispatcher = Dispatcher::new(policy());
+    assert_eq!(dispatcher.handle(adopted(0, 3), Duration::ZERO), []);
+    assert_eq!(dispatcher.queue().running(), 1);
+    assert_eq!(dispatcher.queue().starting(), 0);
+    let actions = dispatcher.handle(ended(0, Some(Reason::Lost)), seconds(1));
+    assert_eq!(actions, [Action::Idle], "three tries are all there are");
+    dispatcher.handle(adopted(1, 2), seconds(1));
+    let actions = dispatcher.handle(ended(1, Some(Reason::Lost)), seconds(2));
+    assert!(matches!(actions[..], [Action::Again { job: Job(1), .. }]));
+}
+
+#[test]
+fn a_job_that_was_tried_before_has_fewer_tries_left() {
+    let mut dispatcher = Dispatcher::new(policy());
+    let Event::Submitted {
+        job, submission, ..
+    } = submitted(0, 1)
+    else {
+        unreachable!("that is what it makes")
+    };
+    let event = Event::Submitted {
+        job,
+        submission,
+        earlier: 2,
+    };
+    assert_eq!(started(&dispatcher.handle(event, Duration::ZERO)), [(0, 3)]);
+    let actions = dispatcher.handle(ended(0, Some(Reason::Lost)), seconds(1));
+    assert_eq!(actions, [Action::Idle]);
+}
+
+#[test]
+fn what_lingers_goes_when_its_place_is_wanted_the_longest_first() {
+    let mut policy = policy();
+    policy.concurrency = Some(2);
+    let (mut dispatcher, _) = with_jobs(policy, 3);
+    dispatcher.handle(up(0), seconds(1));
+    dispatcher.handle(up(1), seconds(1));
+    let actions = dispatcher.handle(lingers(1, true), seconds(2));
+    assert_eq!(actions, [Action::Release(Job(1))]);
+    assert_eq!(
+        dispatcher.handle(lingers(0, false), seconds(3)),
+        [],
+        "one place is enough for one job"
+    );
+    let actions = dispatcher.handle(ended(1, None), seconds(4));
+    assert_eq!(started(&actions), [(2, 1)]);
+    assert!(!actions.contains(&Action::Release(Job(0))));
+}
+
+#[test]
+fn what_lingers_by_default_goes_with_the_last_that_runs_and_what_does_firmly_stays() {
+    let (mut dispatcher, _) = with_jobs(policy(), 3);
+    for number in 0..3 {
+        dispatcher.handle(up(number), seconds(1));
+    }
+    assert_eq!(dispatcher.handle(lingers(0, false), seconds(2)), []);
+    assert_eq!(dispatcher.handle(lingers(1, true), seconds(2)), []);
+    let actions = dispatcher.handle(ended(2, None), seconds(3));
+    assert_eq!(actions, [Action::Release(Job(0))]);
+    assert_eq!(dispatcher.handle(ended(0, None), seconds(4)), []);
+    let actions = dispatcher.handle(ended(1, None), seconds(64));
+    assert_eq!(actions, [Action::Idle]);
 }

@@ -32,9 +32,18 @@ async fn a_run_reads_as_it_was_written() {
         arguments: run.arguments,
         engine: run.engine,
         engine_version: run.engine_version,
+        epoch: 1,
+        renewed_at: Some(run.created_at),
+        files_removed_at: None,
     };
     assert_eq!(store.run(&run.id).await.unwrap(), expected);
     assert_eq!(store.unfinished_runs().await.unwrap(), [expected.clone()]);
+    assert_eq!(store.plan(&run.id).await.unwrap(), run.plan);
+    let unknown = store.plan(&run_id(8)).await;
+    assert!(
+        matches!(unknown, Err(StoreError::NotFound { .. })),
+        "{unknown:?}"
+    );
 
     assert!(store.end_run(&run.id, at(9)).await.unwrap());
     assert!(!store.end_run(&run.id, at(10)).await.unwrap());
@@ -60,6 +69,7 @@ async fn runs_are_listed_newest_first_up_to_the_limit() {
         .map(|run| run.id)
         .collect();
     assert_eq!(listed, [run_id(4), run_id(2), run_id(3)]);
+    assert_eq!(store.run_ids(3).await.unwrap(), listed);
 }
 
 async fn advance(store: &Store, id: &SandboxId, steps: &[Transition]) -> Vec<State> {
@@ -240,6 +250,20 @@ async fn a_phase_has_no_end_until_it_ended() {
     assert_eq!(phases[0].started_at, at(1));
     assert_eq!(phases[0].end, Some(end.clone()));
     assert_eq!((phases[1].phase, &phases[1].end), (PhaseName::Solve, &None));
+
+    let other = new_attempt(1, "py-lru", 2);
+    store.add_attempt(&other).await.unwrap();
+    let ids = [other.id.clone(), id.clone()];
+    let under_way = store.phases_under_way(&ids).await.unwrap();
+    assert_eq!(under_way, [None, Some(PhaseName::Solve)]);
+    store.end_phase(&id, PhaseName::Solve, &end).await.unwrap();
+    assert_eq!(store.phases_under_way(&ids).await.unwrap(), [None, None]);
+    let stranger = SandboxId::new("no-such-attempt").unwrap();
+    let unknown = store.phases_under_way(&[stranger]).await;
+    assert!(
+        matches!(unknown, Err(StoreError::NotFound { .. })),
+        "{unknown:?}"
+    );
 
     let never_began = store.end_phase(&id, PhaseName::Verify, &end).await;
     assert!(

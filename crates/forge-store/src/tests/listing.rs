@@ -7,7 +7,7 @@ use forge_core::{SandboxId, State, TaskId};
 use rusqlite::{Connection, params_from_iter};
 
 use super::{Home, at, failure, new_attempt, new_run, run_id};
-use crate::listing::Listing;
+use crate::listing::{IN_ORDER, Listing, waiting};
 use crate::{AttemptFilter, AttemptRecord, Store, StoreError};
 
 fn ids(attempts: &[AttemptRecord]) -> Vec<&str> {
@@ -251,6 +251,100 @@ async fn no_listing_of_a_hundred_thousand_attempts_reads_the_whole_table() {
         assert!(!plan.contains("SCAN attempts"), "{context}");
         assert!(!plan.contains("SCAN runs"), "{context}");
     }
+}
+
+#[tokio::test]
+async fn the_attempts_of_a_run_come_in_the_order_they_were_recorded_without_sorting() {
+    let home = Home::new();
+    let store = some(&home).await;
+    store
+        .add_attempts(&[new_attempt(1, "alpha", 2), new_attempt(1, "aa", 1)])
+        .await
+        .unwrap();
+    let found = store.attempts_of(&run_id(1)).await.unwrap();
+    let expected = ["alpha-00000001-1", "beta-00000001-1", "beta-2-00000001-1"];
+    let expected = [&expected[..], &["alpha-00000001-2", "aa-00000001-1"]].concat();
+    assert_eq!(ids(&found), expected);
+    assert!(found.iter().all(|attempt| attempt.run == run_id(1)));
+    let unknown = store.attempts_of(&run_id(3)).await;
+    assert!(
+        matches!(unknown, Err(StoreError::NotFound { .. })),
+        "{unknown:?}"
+    );
+    let plan = store
+        .read("explain", |connection| {
+            let parameters = vec![1.into(), String::new().into()];
+            Ok(plan(connection, IN_ORDER, parameters))
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        plan,
+        "SEARCH attempts USING INDEX attempts_in_order (run_id=?)"
+    );
+}
+
+#[tokio::test]
+async fn what_waits_comes_in_its_order_from_an_index_alone() {
+    let home = Home::new();
+    let store = some(&home).await;
+    let pending = async |run: Option<u128>, limit| {
+        let run = run.map(run_id);
+        let found = store.pending(run.as_ref(), limit).await.unwrap();
+        found
+            .into_iter()
+            .map(|attempt| attempt.id.to_string())
+            .collect::<Vec<_>>()
+    };
+    let all = ["alpha-00000001-1", "beta-2-00000001-1", "alpha-00000002-2"];
+    assert_eq!(pending(None, 9).await, all);
+    assert_eq!(pending(None, 2).await, all[..2]);
+    assert_eq!(pending(Some(2), 9).await, all[2..]);
+    let unknown = store.pending(Some(&run_id(3)), 9).await;
+    assert!(
+        matches!(unknown, Err(StoreError::NotFound { .. })),
+        "{unknown:?}"
+    );
+    let plans = store
+        .read("explain", |connection| {
+            let one = plan(connection, &waiting(true), vec![9.into(), 1.into()]);
+            Ok([plan(connection, &waiting(false), vec![9.into()]), one])
+        })
+        .await
+        .unwrap();
+    for plan in plans {
+        assert!(
+            plan.contains("SCAN attempts USING COVERING INDEX attempts_waiting"),
+            "{plan}"
+        );
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn attempts_recorded_together_are_recorded_all_or_none() {
+    let home = Home::new();
+    let store = some(&home).await;
+    let twice = [
+        new_attempt(1, "gamma", 1),
+        new_attempt(2, "gamma", 1),
+        new_attempt(1, "beta", 1),
+    ];
+    let refused = store.add_attempts(&twice).await;
+    assert!(
+        matches!(refused, Err(StoreError::Constraint { .. })),
+        "{refused:?}"
+    );
+    let all = store.attempts(&AttemptFilter::default()).await.unwrap();
+    assert_eq!(all.len(), 5);
+    store.add_attempts(&twice[..2]).await.unwrap();
+    for attempt in &twice[..2] {
+        assert_eq!(
+            store.attempt(&attempt.id).await.unwrap().state,
+            State::Pending
+        );
+    }
+    store.add_attempts(&[]).await.unwrap();
 }
 
 #[tokio::test]

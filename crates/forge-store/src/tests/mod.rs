@@ -4,6 +4,8 @@ mod failures;
 mod life;
 mod listing;
 mod opening;
+mod requests;
+mod resuming;
 mod retention;
 mod sharing;
 
@@ -77,6 +79,7 @@ fn new_run(number: u128) -> NewRun {
         ],
         engine: "docker".to_owned(),
         engine_version: "20.10.24".to_owned(),
+        plan: format!("{{\"tasks\":{number}}}"),
     }
 }
 

@@ -65,6 +65,75 @@ async fn a_file_of_version_zero_is_migrated() {
     }
 }
 
+/// A record as the first version left it: one run that ended, with one attempt.
+fn first_version(home: &Home) -> PathBuf {
+    let path = home.folder().join("first.db");
+    let mut raw = Connection::open(&path).unwrap();
+    schema::migrate(&mut raw, &path, &schema::MIGRATIONS[..1]).unwrap();
+    let uuid = run_id(1).to_string();
+    raw.execute_batch(&format!(
+        "INSERT INTO installation (id, owner) VALUES (1, 'aaaaaaaaaaaa');
+         INSERT INTO runs (uuid, kind, agent, created_at, ended_at, out_directory, holder,
+                           arguments, engine, engine_version)
+         VALUES ('{uuid}', 'run', 'oracle', 1, 2, '/out/1', 'holder', '[]', 'docker', '20.10');
+         INSERT INTO attempts (public_id, run_id, task_id, attempt, repetition, title, difficulty,
+                               image, state, created_at)
+         VALUES ('old-1', 1, 'old', 1, 1, 'Old', 'easy', 'image', 'PENDING', 1);"
+    ))
+    .unwrap();
+    raw.close().unwrap();
+    path
+}
+
+#[tokio::test]
+async fn a_record_of_the_first_version_keeps_its_runs_and_takes_what_is_new() {
+    let home = Home::new();
+    let path = first_version(&home);
+    let outdated = Store::open_read_only(&path).await.unwrap_err();
+    assert!(
+        matches!(outdated, StoreError::Outdated { .. }),
+        "{outdated:?}"
+    );
+    let store = Store::open(&path, owner("bbbbbbbbbbbb")).await.unwrap();
+    assert_eq!(store.owner(), &owner("aaaaaaaaaaaa"));
+    let run = store.run(&run_id(1)).await.unwrap();
+    assert_eq!((run.epoch, run.renewed_at), (1, None));
+    assert_eq!(store.plan(&run_id(1)).await.unwrap(), "");
+    assert_eq!(store.runs_with_files(9).await.unwrap().len(), 1);
+    let attempts = store.attempts_of(&run_id(1)).await.unwrap();
+    assert_eq!(attempts.len(), 1);
+    let id = &attempts[0].id;
+    assert_eq!(store.progress(id).await.unwrap(), None);
+    store.set_progress(id, "{}").await.unwrap();
+    assert_eq!(store.progress(id).await.unwrap().as_deref(), Some("{}"));
+}
+
+#[tokio::test]
+async fn what_a_run_keeps_to_itself_is_private_on_every_opening() {
+    let home = Home::new();
+    let (store, id) = with_attempt(&home).await;
+    store.close().await.unwrap();
+    for _ in 0..2 {
+        let store = home.open().await;
+        store.set_progress(&id, "\"secret\"").await.unwrap();
+        store.set_report(&id, "\"secret\"").await.unwrap();
+        store.reports(&run_id(1)).await.unwrap();
+        let folder = home.database().parent().unwrap().to_owned();
+        assert_eq!(mode(&folder), 0o700);
+        let mut files: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        let names = ["swe-forge.db", "swe-forge.db-shm", "swe-forge.db-wal"];
+        assert_eq!(files, names.map(|name| folder.join(name)));
+        for file in files {
+            assert_eq!(mode(&file), 0o600, "{}", file.display());
+        }
+        store.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_migration_keeps_what_is_recorded_and_is_done_once() {
     let home = Home::new();
@@ -119,7 +188,7 @@ async fn a_newer_schema_is_refused_and_left_as_it_is() {
             error,
             StoreError::NewerSchema {
                 found: 99,
-                supported: 1,
+                supported: 3,
                 ..
             }
         ),

@@ -30,6 +30,9 @@ env:
 user: 1000:100
 cleanup:
   on_failure: false
+  delay_seconds: 0
+  force_cleanup_after_hours: 6
+  log_retention_days: 7
   max_lifetime_seconds: 5000
 artifacts:
   - dist/report.html
@@ -66,6 +69,9 @@ tests_visible: true
         task.cleanup,
         CleanupPolicy {
             on_failure: false,
+            delay: Some(Duration::ZERO),
+            force_after: Duration::from_secs(6 * 3600),
+            log_retention_days: 7,
             max_lifetime: Duration::from_secs(5000),
             ..CleanupPolicy::default()
         }
@@ -103,11 +109,42 @@ fn a_container_outlives_its_deadlines_unless_the_author_says_otherwise() {
         ("resources: {timeout_seconds: 10000}", "fresh", 10_060),
         ("resources: {timeout_seconds: 7200}", "same", 7860),
         ("cleanup: {max_lifetime_seconds: 60}", "same", 60),
+        ("cleanup: {delay_seconds: 0}", "fresh", 7200),
+        ("cleanup: {delay_seconds: 3600}", "fresh", 10_800),
     ] {
         let verify = format!("\"verify\": {{\"command\": \"x\", \"container\": \"{container}\"}}");
         let task = with(config).task_json(task_with("verify", &verify)).task();
         assert_eq!(task.cleanup.max_lifetime.as_secs(), seconds, "{config}");
     }
+}
+
+#[test]
+fn what_a_task_says_of_its_clean_up_goes_before_what_the_operator_does() {
+    let options = LoadOptions {
+        cleanup: CleanupPolicy {
+            on_failure: false,
+            delay: Some(Duration::from_secs(600)),
+            log_retention_days: 90,
+            ..CleanupPolicy::default()
+        },
+        ..LoadOptions::default()
+    };
+    let silent = with("");
+    let task = load_task(silent.path(), &options).unwrap();
+    let lasting = CleanupPolicy {
+        max_lifetime: Duration::from_secs(7800),
+        ..options.cleanup
+    };
+    assert_eq!(task.cleanup, lasting);
+    let outspoken = with("cleanup: {on_failure: true, delay_seconds: 5}");
+    let task = load_task(outspoken.path(), &options).unwrap();
+    let expected = CleanupPolicy {
+        on_failure: true,
+        delay: Some(Duration::from_secs(5)),
+        max_lifetime: Duration::from_secs(7205),
+        ..options.cleanup
+    };
+    assert_eq!(task.cleanup, expected);
 }
 
 #[test]
@@ -166,6 +203,10 @@ fn each_mistake_has_one_diagnostic() {
         ("cleanup: {on_success: yes}", "1:23: cleanup.on_success: expected true or false; found \"yes\"\n  hint: write true".into()),
         ("cleanup: {on_sucess: true}", "1:11: cleanup.on_sucess: unknown field \"on_sucess\"\n  hint: did you mean \"on_success\"?".into()),
         ("cleanup: {max_lifetime_seconds: 86401}", "1:33: cleanup.max_lifetime_seconds: expected a whole number from 1 to 86400; found 86401".into()),
+        ("cleanup: {delay_seconds: 86401}", "1:26: cleanup.delay_seconds: expected a whole number from 0 to 86400; found 86401".into()),
+        ("cleanup: {delay: 5}", "1:11: cleanup.delay: unknown field \"delay\"\n  hint: did you mean \"delay_seconds\"?".into()),
+        ("cleanup: {force_cleanup_after_hours: 0}", "1:38: cleanup.force_cleanup_after_hours: expected a whole number from 1 to 8760; found 0".into()),
+        ("cleanup: {log_retention_days: 1.5}", "1:31: cleanup.log_retention_days: expected a whole number from 1 to 3650; found 1.5".into()),
         ("artifacts: [../x]", "1:13: artifacts[0]: expected a path without \"..\"; found \"../x\"\n  hint: paths may not leave /workspace".into()),
         ("artifacts: [a/../../x]", "1:13: artifacts[0]: expected a path without \"..\"; found \"a/../../x\"\n  hint: paths may not leave /workspace".into()),
         ("artifacts: [/etc/passwd]", "1:13: artifacts[0]: expected a relative path; found \"/etc/passwd\"\n  hint: paths are relative to /workspace; remove what leads there".into()),
@@ -212,6 +253,7 @@ fn a_difficulty_above_the_ceiling_is_refused_unless_the_config_lowers_it() {
             cpu_millis: 1500,
             ..LimitCeiling::default()
         },
+        ..LoadOptions::default()
     };
     let hard = task_with("difficulty", "  \"difficulty\": \"hard\",");
     let fixture = with("resources: {cpu_cores: 1.5}").task_json(&hard);

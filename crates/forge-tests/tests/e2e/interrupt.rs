@@ -1,4 +1,4 @@
-//! Interruption: Ctrl-C once, Ctrl-C twice, and the end of the orchestrator.
+//! Interruption: Ctrl-C twice, Ctrl-C three times, and the end of the orchestrator.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use crate::support::{Home, Script};
 
 /// Starts a run and returns when its task is in solve, which then lasts for ever.
-fn start(home: &Home) -> Child {
+fn start(home: &Home, options: &[&str]) -> Child {
     let solve = "echo started; sleep 1000";
     let folder = home.task(
         "endless",
@@ -19,6 +19,7 @@ fn start(home: &Home) -> Child {
         },
     );
     let words = ["run", folder.to_str().unwrap(), "--agent", "command"];
+    let words = [&words, options].concat();
     let mut child = home
         .command(&words)
         .stdout(Stdio::null())
@@ -48,23 +49,37 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 #[test]
-fn one_interrupt_ends_the_run_and_cleans_up() {
+fn a_second_signal_ends_what_runs_and_cleans_up() {
     for which in [Signal::SIGINT, Signal::SIGTERM] {
         let home = Home::new();
-        let mut child = start(&home);
+        let mut child = start(&home, &[]);
         signal(&child, which);
-        assert_eq!(child.wait().unwrap().code(), Some(130));
-        let listed = home.output(&["ps", "--all", "--format", "json"]);
-        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
-        assert_eq!(listed[0]["reason"], "cancelled", "{listed:#}");
-        home.assert_nothing_left();
+        // Signals of one kind that come too fast for the program to see are one.
+        signal(&child, Signal::SIGHUP);
+        assert_cancelled(&home, &mut child);
     }
+}
+
+#[test]
+fn after_a_signal_from_nobody_what_runs_has_a_deadline() {
+    let home = Home::new();
+    let mut child = start(&home, &["--drain", "1"]);
+    signal(&child, Signal::SIGTERM);
+    assert_cancelled(&home, &mut child);
+}
+
+fn assert_cancelled(home: &Home, child: &mut Child) {
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let listed = home.output(&["ps", "--all", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed[0]["reason"], "cancelled", "{listed:#}");
+    home.assert_nothing_left();
 }
 
 #[test]
 fn what_a_killed_orchestrator_leaves_is_found_and_removed() {
     let home = Home::new();
-    let mut child = start(&home);
+    let mut child = start(&home, &[]);
     signal(&child, Signal::SIGKILL);
     child.wait().unwrap();
     let found = home.objects();
@@ -75,7 +90,15 @@ fn what_a_killed_orchestrator_leaves_is_found_and_removed() {
         .map(|each| each["kind"].as_str().unwrap())
         .collect();
     assert_eq!(kinds, ["container", "volume", "volume"], "{found:#}");
-    let collected = home.output(&["gc"]);
+    // As long as somebody may go on with the run it is kept for that.
+    let kept = home.output(&["gc"]);
+    let said = String::from_utf8_lossy(&kept.stderr).into_owned();
+    assert!(kept.status.success(), "{said}");
+    for part in ["3 objects of the interrupted run", "1 attempt", "--resume"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(home.objects(), found);
+    let collected = home.output(&["gc", "--interrupted"]);
     assert!(
         collected.status.success(),
         "{}",
@@ -84,12 +107,13 @@ fn what_a_killed_orchestrator_leaves_is_found_and_removed() {
 }
 
 #[test]
-fn a_second_interrupt_is_immediate() {
+fn a_third_signal_is_immediate() {
     let home = Home::new();
-    let mut child = start(&home);
-    signal(&child, Signal::SIGINT);
-    signal(&child, Signal::SIGINT);
+    let mut child = start(&home, &[]);
+    for which in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
+        signal(&child, which);
+    }
     let code = child.wait().unwrap().code();
     assert_eq!(code, Some(130));
-    assert!(home.output(&["gc"]).status.success());
+    assert!(home.output(&["gc", "--interrupted"]).status.success());
 }

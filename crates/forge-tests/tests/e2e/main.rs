@@ -19,6 +19,7 @@ mod output;
 mod queue;
 mod record;
 mod registries;
+mod resume;
 mod sealed;
 mod secrets;
 mod setup;

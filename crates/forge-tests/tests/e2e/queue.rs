@@ -70,7 +70,9 @@ fn an_attempt_that_waits_says_its_place_and_why() {
         "{table}"
     );
     let pid = Pid::from_raw(i32::try_from(run.id()).unwrap());
+    // What waits is left for another day, and what runs is ended.
     kill(pid, Signal::SIGINT).unwrap();
+    kill(pid, Signal::SIGTERM).unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(130));
     home.assert_nothing_left();
 }

@@ -47,6 +47,32 @@ fn kept_objects_stay_until_they_are_collected() {
 }
 
 #[test]
+fn a_kept_attempt_is_released_by_name() {
+    let home = Home::new();
+    let setup = Some("echo changed > /etc/changed");
+    let folder = home.task(
+        "released",
+        Script {
+            setup,
+            config: "network: {setup: isolated}\n",
+            ..Script::default()
+        },
+    );
+    let (code, _) = home.run_all(&folder, &["--agent", "nop", "--keep"]);
+    assert_eq!(code, 0);
+    let released = home.output(&["release", "released"]);
+    let said = String::from_utf8_lossy(&released.stderr);
+    assert!(released.status.success(), "{said}");
+    let shown = home.output(&["show", "released", "--format", "json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert!(shown["cleanup_ended_at"].is_string(), "{shown:#}");
+    home.assert_nothing_left();
+    // Nothing of the task's is needed for that any more.
+    assert!(home.output(&["release", "released"]).status.success());
+    assert_eq!(home.output(&["cancel", "released"]).status.code(), Some(2));
+}
+
+#[test]
 fn doctor_finds_the_main_job_possible_here() {
     let home = Home::new();
     let output = home.output(&["doctor", "--format", "json"]);

@@ -190,7 +190,7 @@ impl Home {
 
     /// Objects on the engine that this home made, whatever became of its processes.
     pub(crate) fn objects(&self) -> serde_json::Value {
-        let output = self.output(&["gc", "--dry-run", "--format", "json"]);
+        let output = self.output(&["gc", "--dry-run", "--interrupted", "--format", "json"]);
         assert!(
             output.status.success(),
             "{}",
@@ -225,7 +225,7 @@ impl Drop for Home {
             self.assert_nothing_left();
         } else {
             // A failed test must not leave its objects to the next.
-            drop(self.command(&["gc"]).output());
+            drop(self.command(&["gc", "--interrupted"]).output());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{Home, run};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "validate",
     "check",
@@ -14,6 +14,8 @@ const COMMANDS: [&str; 14] = [
     "show",
     "logs",
     "artifacts",
+    "release",
+    "cancel",
     "gc",
     "completions",
     "man",

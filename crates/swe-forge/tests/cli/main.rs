@@ -13,6 +13,7 @@ mod doctor;
 mod generated;
 mod network;
 mod record;
+mod requests;
 
 use std::fs;
 use std::path::{Path, PathBuf};

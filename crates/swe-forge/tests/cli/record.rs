@@ -22,11 +22,17 @@ fn an_empty_home_has_no_attempts_and_stays_empty() {
 #[test]
 fn unknown_names_are_bad_input() {
     let home = Home::new();
-    for command in ["show", "logs", "artifacts"] {
+    for command in ["show", "logs", "artifacts", "release"] {
         run(home.swe_forge(&[command, "nothing"]))
             .expect(2, &["error: no attempt 'nothing' is recorded", "hint: "]);
     }
     run(home.swe_forge(&["ps", "--run", "abc"])).expect(2, &["no run is recorded"]);
+    run(home.swe_forge(&["cancel", "nothing"])).expect(
+        2,
+        &["no run and no attempt 'nothing' is recorded", "hint: "],
+    );
+    run(home.swe_forge(&["cancel", "--all"])).expect(0, &["nothing is under way"]);
+    assert!(!home.path().join("state").exists());
     let ended = run(home.swe_forge(&["show", "x\u{1b}[2J", "--format", "json"]));
     let ended = ended.expect(2, &["x\\x1b[2J"]);
     assert_eq!(ended.json()["error"]["exit_code"], 2);

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use forge_api::egress::{CONTROL_VERSION, ControlEvent, ControlRequest, SandboxPolicy};
+use forge_api::egress::{
+    CONTROL_VERSION, ControlEvent, ControlRequest, Inheritance, SandboxPolicy,
+};
 use forge_core::connection::{ConnectionRecord, EgressCounters};
 use forge_core::egress::AddressRange;
 use forge_core::{EgressPolicy, NetworkLevel};
@@ -15,6 +17,11 @@ use super::{ANSWER, FIRST_PATIENCE, FRESH, Order, PATIENCE, RENEWAL, Reply, STAL
 use crate::egress::ledger::Ledger;
 use crate::egress::link::{Link, LinkError};
 
+/// Records of sandboxes that nobody asked for, at most.
+const MOST_STRANGE: usize = 32_768;
+/// What is said to whoever asks for something that another engine decides.
+const SUPERSEDED: &str = "another process controls its egress proxy now";
+
 /// A question and how long somebody has been waiting.
 pub(super) struct Question {
     what: What,
@@ -22,14 +29,26 @@ pub(super) struct Question {
 }
 
 impl Question {
+    fn now(what: What) -> Self {
+        Self {
+            what,
+            since: Instant::now(),
+        }
+    }
+
     /// That what is wanted be in force, which nobody waits for.
     fn set_again(sandbox: &str) -> Self {
-        Self {
-            what: What::Set {
-                sandbox: sandbox.to_owned(),
-                reply: None,
-            },
-            since: Instant::now(),
+        Self::now(What::Set {
+            sandbox: sandbox.to_owned(),
+            reply: None,
+        })
+    }
+
+    /// The sandbox that must be looked up before this is asked.
+    fn about(&self) -> Option<&String> {
+        match &self.what {
+            What::Set { sandbox, .. } | What::Take { sandbox, .. } => Some(sandbox),
+            _ => None,
         }
     }
 }
@@ -49,41 +68,93 @@ enum What {
     },
     /// What a sandbox has used; nobody but the ledger wants to know.
     Count { sandbox: String },
+    /// What an earlier engine left of a sandbox.
+    Inherit { sandbox: String },
+    /// That records of a sandbox were handed on.
+    Taken { sandbox: String, number: u64 },
     /// The list of denied addresses.
     Deny,
 }
 
 /// A sandbox whose socket is open, or shall be.
 struct Known {
-    wanted: SandboxPolicy,
+    /// Unknown where another engine has set it, as long as the proxy was not asked; and also then
+    /// where that was another proxy.
+    wanted: Option<SandboxPolicy>,
     ledger: Ledger,
     /// Whether a policy was ever in force. One that never was has nothing to lose.
     established: bool,
+    looked_up: LookUp,
+    /// Whether another engine has set a policy for certain.
+    inherited: bool,
+}
+
+/// Whether it is known what an earlier engine left of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LookUp {
+    Due,
+    Asked,
+    Done,
 }
 
 impl Known {
     /// Takes over what shall be in force. The proxy begins to count anew with another phase or
     /// level, and so does the ledger.
     fn want(&mut self, policy: SandboxPolicy) {
-        let before = &self.wanted;
-        if before.context.phase != policy.context.phase
-            || before.policy.level != policy.policy.level
+        if let Some(before) = &self.wanted
+            && !is_same_stretch(before, &policy)
         {
             self.ledger.begin();
         }
-        self.wanted = policy;
+        self.wanted = Some(policy);
     }
 
     /// Whether it may reach something.
     fn is_out(&self) -> bool {
-        self.wanted.policy.level != NetworkLevel::Isolated
+        let wanted = self.wanted.as_ref();
+        wanted.is_some_and(|wanted| wanted.policy.level != NetworkLevel::Isolated)
     }
+
+    /// Takes over what an earlier engine left.
+    fn inherit(&mut self, left: Option<Box<Inheritance>>, counters: EgressCounters) {
+        match left {
+            Some(left) => {
+                self.established = true;
+                self.ledger.inherit(counters, left.taken);
+                match &self.wanted {
+                    Some(wanted) if !is_same_stretch(&left.policy, wanted) => self.ledger.begin(),
+                    Some(_) => {}
+                    None => self.wanted = Some(left.policy),
+                }
+            }
+            None if self.inherited => {
+                // Its container may hold its folder, which goes with a sandbox that has no socket.
+                self.established = true;
+                self.ledger.inherit_nothing();
+            }
+            None => {}
+        }
+    }
+}
+
+/// Whether the proxy counts on from the one to the other.
+fn is_same_stretch(before: &SandboxPolicy, after: &SandboxPolicy) -> bool {
+    before.context.phase == after.context.phase && before.policy.level == after.policy.level
 }
 
 /// Everything the driver knows.
 #[derive(Default)]
 pub(super) struct State {
     sandboxes: BTreeMap<String, Known>,
+    /// Whether the proxy may have been another engine's.
+    inherits: bool,
+    /// Tells this engine from others that control the same proxy.
+    engine: String,
+    /// What came of sandboxes that an earlier engine has set policies for, and that nobody asked
+    /// for yet.
+    strangers: BTreeMap<String, Ledger>,
+    /// How many records that are.
+    strange: usize,
     /// Sandboxes that are gone and that the proxy may not know to be.
     removed: BTreeSet<String>,
     /// Asked on this connection.
@@ -92,6 +163,8 @@ pub(super) struct State {
     parked: Vec<Question>,
     /// Waiting for a list of denied addresses that is young enough.
     waiting: Vec<Question>,
+    /// Waiting until their sandbox is looked up.
+    behind: Vec<Question>,
     /// The list that the proxy has.
     denied: Vec<AddressRange>,
     /// When it was made.
@@ -100,12 +173,26 @@ pub(super) struct State {
     tried: Option<Instant>,
     /// Which process the last connection was to.
     process: Option<String>,
+    /// The number of the last record of it.
+    last_number: u64,
     /// Why there is none.
     last_failure: Option<EngineError>,
     was_connected: bool,
 }
 
 impl State {
+    pub(super) fn new(engine: String, inherits: bool) -> Self {
+        Self {
+            engine,
+            inherits,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn engine(&self) -> &str {
+        &self.engine
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.sandboxes.is_empty() && self.parked.is_empty()
     }
@@ -136,22 +223,29 @@ impl State {
                 self.removed.remove(&sandbox);
                 match self.sandboxes.get_mut(&sandbox) {
                     Some(known) => known.want(*policy),
-                    None => {
-                        let known = Known {
-                            wanted: *policy,
-                            ledger: Ledger::default(),
-                            established: false,
-                        };
-                        self.sandboxes.insert(sandbox.clone(), known);
-                    }
+                    None => self.know(&sandbox, Some(*policy)),
                 }
                 What::Set {
                     sandbox,
                     reply: Some(reply),
                 }
             }
-            Order::Remove { sandbox, reply } => {
-                if self.sandboxes.remove(&sandbox).is_none() && !self.removed.contains(&sandbox) {
+            Order::Inherit { sandbox } => {
+                if self.sandboxes.contains_key(&sandbox) {
+                    return None;
+                }
+                self.removed.remove(&sandbox);
+                self.know(&sandbox, None);
+                What::Inherit { sandbox }
+            }
+            Order::Remove {
+                sandbox,
+                inherited,
+                reply,
+            } => {
+                let known = self.sandboxes.remove(&sandbox).is_some();
+                self.strangers.remove(&sandbox);
+                if !known && !inherited && !self.removed.contains(&sandbox) {
                     // Whoever stopped waiting needs no answer; the same below.
                     reply.send(()).ok();
                     return None;
@@ -165,10 +259,25 @@ impl State {
             Order::Take { sandbox, reply } => What::Take { sandbox, reply },
             Order::Close => return None,
         };
-        Some(Question {
-            what,
-            since: Instant::now(),
-        })
+        Some(Question::now(what))
+    }
+
+    /// Remembers a sandbox from now on; without a policy where another engine has set it.
+    fn know(&mut self, sandbox: &str, wanted: Option<SandboxPolicy>) {
+        let ledger = self.strangers.remove(sandbox).unwrap_or_default();
+        self.strange = self.strangers.values().map(Ledger::len).sum();
+        let known = Known {
+            inherited: wanted.is_none(),
+            wanted,
+            ledger,
+            established: false,
+            looked_up: if self.inherits {
+                LookUp::Due
+            } else {
+                LookUp::Done
+            },
+        };
+        self.sandboxes.insert(sandbox.to_owned(), known);
     }
 
     /// Sends what an order asks. Nobody is let out by an old list of addresses: such a policy waits
@@ -177,6 +286,10 @@ impl State {
         let Some(question) = self.note(order) else {
             return;
         };
+        if let What::Inherit { sandbox } = &question.what {
+            self.look_up(link, sandbox);
+            return;
+        }
         let lets_out = match &question.what {
             What::Set { sandbox, .. } => {
                 let known = self.sandboxes.get(sandbox);
@@ -306,8 +419,13 @@ impl State {
             }) => {
                 reply.send(()).ok();
             }
+            // Asked on every connection until it is known.
+            Some(Question {
+                what: What::Inherit { .. },
+                ..
+            })
+            | None => {}
             Some(question) => self.parked.push(question),
-            None => {}
         }
     }
 
@@ -329,13 +447,15 @@ impl State {
                 .values_mut()
                 .filter(|known| known.established);
             for known in established {
-                known.ledger.proxy_lost(&known.wanted.policy.limits);
+                let limits = known.wanted.as_ref().map(|wanted| wanted.policy.limits);
+                known.ledger.proxy_lost(limits.as_ref());
             }
+            self.last_number = 0;
         }
         for event in early {
             // Nothing was asked yet.
-            if let ControlEvent::Connection(record) = event {
-                self.record(*record);
+            if let ControlEvent::Connection { number, record } = event {
+                self.record(number, *record);
             }
         }
     }
@@ -352,6 +472,8 @@ impl State {
         }
         let mut parked = std::mem::take(&mut self.parked);
         for sandbox in self.sandboxes.keys().cloned().collect::<Vec<_>>() {
+            // Before what else there is to ask of it.
+            self.look_up(link, &sandbox);
             let mut is_set = false;
             let questions: Vec<Question> = parked
                 .extract_if(.., |question| {
@@ -363,7 +485,8 @@ impl State {
                 is_set = true;
                 self.ask(link, question);
             }
-            if !is_set {
+            let known = self.sandboxes.get(&sandbox);
+            if !is_set && known.is_some_and(|known| known.wanted.is_some()) {
                 self.ask(link, Question::set_again(&sandbox));
             }
         }
@@ -377,6 +500,16 @@ impl State {
     fn ask(&mut self, link: &mut Link, question: Question) {
         let mut next = Some(question);
         while let Some(question) = next.take() {
+            if let Some(sandbox) = question.about().cloned() {
+                self.look_up(link, &sandbox);
+                if self.is_looked_up(&sandbox) == Some(false) {
+                    self.behind.push(question);
+                    continue;
+                }
+            }
+            let Some(question) = self.take_without_proxy(question) else {
+                continue;
+            };
             let sent = match self.request(&question.what) {
                 Ok(request) => link.send(request).map_err(|error| error.to_string()),
                 Err(missing) => {
@@ -396,12 +529,51 @@ impl State {
         }
     }
 
+    /// Answers for a sandbox of which the proxy knows nothing, since another one served it. Gives
+    /// every other question back.
+    fn take_without_proxy(&mut self, question: Question) -> Option<Question> {
+        let What::Take { sandbox, reply } = question.what else {
+            return Some(question);
+        };
+        match self.sandboxes.get_mut(&sandbox) {
+            Some(known) if known.wanted.is_none() => {
+                let records = known.ledger.take(EgressCounters::default());
+                if let Err(Ok(records)) = reply.send(Ok(records)) {
+                    known.ledger.give_back(records);
+                }
+                None
+            }
+            _ => Some(Question {
+                what: What::Take { sandbox, reply },
+                ..question
+            }),
+        }
+    }
+
+    /// Whether it is known what an earlier engine left of a sandbox; `None` where it is gone.
+    fn is_looked_up(&self, sandbox: &str) -> Option<bool> {
+        let known = self.sandboxes.get(sandbox)?;
+        Some(known.looked_up == LookUp::Done)
+    }
+
+    /// Asks what an earlier engine left of a sandbox where that was not asked.
+    fn look_up(&mut self, link: &mut Link, sandbox: &str) {
+        let Some(known) = self.sandboxes.get_mut(sandbox) else {
+            return;
+        };
+        if known.looked_up == LookUp::Due {
+            known.looked_up = LookUp::Asked;
+            let sandbox = sandbox.to_owned();
+            self.ask(link, Question::now(What::Inherit { sandbox }));
+        }
+    }
+
     fn request(&mut self, what: &What) -> Result<ControlRequest, &'static str> {
         Ok(match what {
             What::Set { sandbox, .. } => {
                 let known = self.sandboxes.get_mut(sandbox);
                 let known = known.ok_or("it is gone")?;
-                let mut policy = known.wanted.clone();
+                let mut policy = known.wanted.clone().ok_or("it has no policy")?;
                 policy.policy.limits = known.ledger.grant(policy.policy.limits);
                 ControlRequest::Set(Box::new(policy))
             }
@@ -416,9 +588,17 @@ impl State {
                     sandbox: sandbox.clone(),
                 }
             }
+            What::Inherit { sandbox } => ControlRequest::Inherit {
+                sandbox: sandbox.clone(),
+            },
+            What::Taken { sandbox, number } => ControlRequest::Taken {
+                sandbox: sandbox.clone(),
+                number: *number,
+            },
             What::Deny => ControlRequest::Hello {
                 version: CONTROL_VERSION,
                 denied: self.denied.clone(),
+                engine: self.engine.clone(),
             },
         })
     }
@@ -426,23 +606,28 @@ impl State {
     /// Takes in what the proxy says. What fails here must not go on: the proxy has not done what
     /// all depends on.
     pub(super) fn event(&mut self, link: &mut Link, event: ControlEvent) -> Result<(), LinkError> {
-        let (id, error, counters) = match event {
-            ControlEvent::Connection(record) => {
-                self.record(*record);
+        let (id, error, counters, left) = match event {
+            ControlEvent::Connection { number, record } => {
+                self.record(number, *record);
                 return Ok(());
             }
+            ControlEvent::Superseded => return Err(LinkError::Superseded),
             ControlEvent::Answer {
                 id,
                 error,
                 counters,
-            } => (id, error, counters),
+                inheritance,
+            } => (id, error, counters.unwrap_or_default(), inheritance),
         };
         let Some(question) = self.asked.remove(&id) else {
             return Ok(());
         };
         match error {
-            None => self.answered(question, counters.unwrap_or_default()),
-            Some(error) if matches!(question.what, What::Deny) => {
+            None => match question.what {
+                What::Inherit { sandbox } => self.inherited(link, &sandbox, left, counters),
+                _ => self.answered(link, question, counters),
+            },
+            Some(error) if matches!(question.what, What::Deny | What::Inherit { .. }) => {
                 return Err(LinkError::Refused(error));
             }
             Some(error) => {
@@ -456,24 +641,57 @@ impl State {
         Ok(())
     }
 
-    fn record(&mut self, record: ConnectionRecord) {
-        match self.sandboxes.get_mut(&record.sandbox) {
-            Some(known) => known.ledger.note(record),
-            None => tracing::debug!(
+    /// Takes in a record, once: on a new connection the proxy sends again what was not taken.
+    fn record(&mut self, number: u64, record: ConnectionRecord) {
+        if number <= self.last_number {
+            return;
+        }
+        self.last_number = number;
+        if let Some(known) = self.sandboxes.get_mut(&record.sandbox) {
+            known.ledger.note(number, record);
+        } else if self.inherits
+            && !self.removed.contains(&record.sandbox)
+            && self.strange < MOST_STRANGE
+        {
+            self.strange += 1;
+            let ledger = self.strangers.entry(record.sandbox.clone());
+            ledger.or_default().note(number, record);
+        } else {
+            tracing::debug!(
                 sandbox = record.sandbox,
                 "a connection ended whose sandbox is gone"
-            ),
+            );
         }
     }
 
-    fn answered(&mut self, question: Question, counters: EgressCounters) {
+    /// The proxy has said what an earlier engine left of a sandbox.
+    fn inherited(
+        &mut self,
+        link: &mut Link,
+        sandbox: &str,
+        left: Option<Box<Inheritance>>,
+        counters: EgressCounters,
+    ) {
+        if let Some(known) = self.sandboxes.get_mut(sandbox) {
+            known.looked_up = LookUp::Done;
+            known.inherit(left, counters);
+        }
+        let is_about = |question: &mut Question| question.about().is_some_and(|it| it == sandbox);
+        let ready: Vec<Question> = self.behind.extract_if(.., is_about).collect();
+        for mut question in ready {
+            question.since = Instant::now();
+            self.ask(link, question);
+        }
+    }
+
+    fn answered(&mut self, link: &mut Link, question: Question, counters: EgressCounters) {
         match question.what {
             What::Count { sandbox } => {
                 if let Some(known) = self.sandboxes.get_mut(&sandbox) {
                     known.ledger.report(counters);
                 }
             }
-            What::Deny => {}
+            What::Deny | What::Inherit { .. } | What::Taken { .. } => {}
             What::Set { sandbox, reply } => {
                 if let Some(known) = self.sandboxes.get_mut(&sandbox) {
                     known.established = true;
@@ -495,6 +713,8 @@ impl State {
                 let records = known.ledger.take(counters);
                 if let Err(Ok(records)) = reply.send(Ok(records)) {
                     known.ledger.give_back(records);
+                } else if let Some(number) = known.ledger.handed_out() {
+                    self.ask(link, Question::now(What::Taken { sandbox, number }));
                 }
             }
         }
@@ -524,6 +744,13 @@ impl State {
             What::Count { sandbox } => {
                 tracing::debug!(sandbox, message, "what a sandbox has used is not known");
             }
+            // Sent again to another engine, which then has them twice.
+            What::Taken { sandbox, .. } => {
+                tracing::debug!(sandbox, message, "records may be handed on twice");
+            }
+            What::Inherit { sandbox } => {
+                tracing::debug!(sandbox, message, "what is left of a sandbox is not known");
+            }
             // Too long a list of addresses; on the next connection it is the greeting that fails.
             What::Deny => tracing::warn!(message, "the denied addresses could not be renewed"),
         }
@@ -542,7 +769,9 @@ impl State {
                 let known = self.sandboxes.get(sandbox);
                 // Nothing follows when that is what was refused.
                 let needed = known.is_some_and(|known| {
-                    known.established && known.wanted.policy != EgressPolicy::isolated()
+                    let wanted = known.wanted.as_ref();
+                    let wanted = wanted.map(|wanted| &wanted.policy);
+                    known.established && wanted != Some(&EgressPolicy::isolated())
                 });
                 needed.then(|| Question::set_again(sandbox))
             }
@@ -558,9 +787,10 @@ impl State {
             return;
         };
         if known.established {
-            let mut nothing = known.wanted.clone();
-            nothing.policy = EgressPolicy::isolated();
-            known.want(nothing);
+            if let Some(mut nothing) = known.wanted.clone() {
+                nothing.policy = EgressPolicy::isolated();
+                known.want(nothing);
+            }
         } else {
             self.sandboxes.remove(sandbox);
             self.removed.insert(sandbox.to_owned());
@@ -570,10 +800,21 @@ impl State {
     pub(super) fn connection_lost(&mut self) {
         let asked = std::mem::take(&mut self.asked).into_values();
         let waiting = std::mem::take(&mut self.waiting);
-        for question in asked.chain(waiting) {
+        let behind = std::mem::take(&mut self.behind);
+        for question in asked.chain(waiting).chain(behind) {
             match question.what {
                 // What is wanted is sent again anyhow, and the next connection has its own list.
                 What::Set { reply: None, .. } | What::Count { .. } | What::Deny => {}
+                What::Taken { sandbox, number } => {
+                    if let Some(known) = self.sandboxes.get_mut(&sandbox) {
+                        known.ledger.not_told(number);
+                    }
+                }
+                What::Inherit { sandbox } => {
+                    if let Some(known) = self.sandboxes.get_mut(&sandbox) {
+                        known.looked_up = LookUp::Due;
+                    }
+                }
                 What::Remove { reply, .. } => {
                     if let Some(reply) = reply {
                         reply.send(()).ok();
@@ -599,6 +840,33 @@ impl State {
         }
         self.last_failure = Some(error);
         self.expire();
+    }
+
+    /// Another engine controls the proxy. Nothing that is asked here is done any more.
+    pub(super) fn superseded(&mut self) {
+        self.connection_lost();
+        for question in std::mem::take(&mut self.parked) {
+            self.refuse(question, EngineErrorKind::Conflict, SUPERSEDED);
+        }
+    }
+
+    /// Answers an order when another engine controls the proxy.
+    pub(super) fn turn_down(order: Order) {
+        match order {
+            Order::Set { policy, reply } => {
+                let error = failure(EngineErrorKind::Conflict, &policy.sandbox, SUPERSEDED);
+                reply.send(Err(error)).ok();
+            }
+            Order::Take { sandbox, reply } => {
+                let error = failure(EngineErrorKind::Conflict, &sandbox, SUPERSEDED);
+                reply.send(Err(error)).ok();
+            }
+            // Whoever controls the proxy sees to it.
+            Order::Remove { reply, .. } => {
+                reply.send(()).ok();
+            }
+            Order::Inherit { .. } | Order::Close => {}
+        }
     }
 
     /// Gives up for those who have waited long enough.

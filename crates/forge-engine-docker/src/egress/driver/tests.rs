@@ -5,7 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use forge_api::egress::{AuditContext, CONTROL_VERSION, ControlRequest, NumberedRequest};
+use forge_api::egress::{
+    AuditContext, CONTROL_VERSION, ControlRequest, Inheritance, NumberedRequest,
+};
 use forge_core::connection::{ConnectionMode, ConnectionRecord, ConnectionVerdict, EgressCounters};
 use forge_core::egress::EgressLimits;
 use forge_core::{EgressPolicy, NetworkLevel, PhaseName};
@@ -32,13 +34,15 @@ fn addresses(texts: &[&str]) -> Vec<AddressRange> {
 }
 
 const MACHINE: &str = "192.0.2.1";
+const ENGINE: &str = "this engine";
 
 #[async_trait]
 impl Source for Scripted {
-    async fn connect(&self) -> Result<Control, EngineError> {
+    async fn connect(&self) -> Result<Control, Unopened> {
         self.attempts.notify_one();
         let next = self.results.lock().unwrap().pop_front();
-        next.unwrap_or_else(|| Err(failure(EngineErrorKind::Unavailable, "", "not there")))
+        let absent = || Err(failure(EngineErrorKind::Unavailable, "", "not there"));
+        next.unwrap_or_else(absent).map_err(Unopened::Failed)
     }
 
     async fn denied(&self) -> Result<Vec<AddressRange>, EngineError> {
@@ -50,7 +54,7 @@ impl Source for Scripted {
 struct Bench {
     source: Arc<Scripted>,
     orders: mpsc::Sender<Order>,
-    driver: OwnedTask<()>,
+    driver: OwnedTask<End>,
 }
 
 /// The proxy's end of a connection.
@@ -61,9 +65,19 @@ struct Proxy {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// One whose proxy an earlier process may have had.
+    fn inheriting() -> Self {
+        Self::with(true)
+    }
+
+    fn with(inherits: bool) -> Self {
         let source = Arc::new(Scripted::default());
         let (orders, receiver) = mpsc::channel(8);
-        let driver = spawn("driver", run(source.clone(), receiver));
+        let driving = run(source.clone(), receiver, ENGINE.to_owned(), inherits);
+        let driver = spawn("driver", driving);
         Self {
             source,
             orders,
@@ -114,10 +128,23 @@ impl Bench {
     }
 
     async fn remove(&self, sandbox: &str) -> oneshot::Receiver<()> {
+        self.remove_of(sandbox, false).await
+    }
+
+    async fn remove_of(&self, sandbox: &str, inherited: bool) -> oneshot::Receiver<()> {
         let (reply, answer) = oneshot::channel();
-        let sandbox = sandbox.to_owned();
-        self.send(Order::Remove { sandbox, reply }).await;
+        self.send(Order::Remove {
+            sandbox: sandbox.to_owned(),
+            inherited,
+            reply,
+        })
+        .await;
         answer
+    }
+
+    async fn inherit(&self, sandbox: &str) {
+        let sandbox = sandbox.to_owned();
+        self.send(Order::Inherit { sandbox }).await;
     }
 
     async fn take(&self, sandbox: &str) -> oneshot::Receiver<Result<EgressRecords, EngineError>> {
@@ -158,15 +185,22 @@ impl Proxy {
             id,
             error: error.map(str::to_owned),
             counters: None,
+            inheritance: None,
         })
         .await;
     }
 
     async fn greet(&mut self) {
         let hello = self.next().await;
-        let ControlRequest::Hello { version, denied } = hello.request else {
+        let ControlRequest::Hello {
+            version,
+            denied,
+            engine,
+        } = hello.request
+        else {
             panic!("{hello:?}");
         };
+        assert_eq!(engine, ENGINE);
         assert_eq!(version, CONTROL_VERSION);
         assert_eq!(denied.len(), 1);
         self.answer(hello.id, None).await;
@@ -186,6 +220,8 @@ fn short(request: &ControlRequest) -> String {
         ControlRequest::Remove { sandbox } => format!("remove {sandbox}"),
         ControlRequest::Stats { sandbox } => format!("stats {sandbox}"),
         ControlRequest::Hello { denied, .. } => format!("hello {}", denied.len()),
+        ControlRequest::Inherit { sandbox } => format!("inherit {sandbox}"),
+        ControlRequest::Taken { sandbox, .. } => format!("taken {sandbox}"),
     }
 }
 
@@ -205,8 +241,14 @@ fn policy(sandbox: &str, level: NetworkLevel) -> SandboxPolicy {
     }
 }
 
+/// One that ended after all before it.
 fn connection(sandbox: &str) -> ControlEvent {
-    ControlEvent::Connection(Box::new(ConnectionRecord {
+    static NUMBERS: AtomicU64 = AtomicU64::new(1);
+    numbered(sandbox, NUMBERS.fetch_add(1, Ordering::Relaxed))
+}
+
+fn numbered(sandbox: &str, number: u64) -> ControlEvent {
+    let record = Box::new(ConnectionRecord {
         time: jiff::Timestamp::UNIX_EPOCH,
         sandbox: sandbox.to_owned(),
         run: "r".into(),
@@ -223,7 +265,8 @@ fn connection(sandbox: &str) -> ControlEvent {
         bytes_up: 1,
         bytes_down: 2,
         ms: 3,
-    }))
+    });
+    ControlEvent::Connection { number, record }
 }
 
 #[tokio::test(start_paused = true)]
@@ -405,6 +448,7 @@ async fn records_are_kept_until_somebody_takes_them() {
             id: request.id,
             error: None,
             counters: Some(counters),
+            inheritance: None,
         })
         .await;
     let records = records.await.unwrap().unwrap();
@@ -622,6 +666,7 @@ impl Proxy {
             id: request.id,
             error: None,
             counters: Some(counters),
+            inheritance: None,
         })
         .await;
     }
@@ -681,4 +726,190 @@ async fn closing_ends_the_driver_whatever_it_does() {
     let _answer = greeting.set("one", NetworkLevel::FullWeb).await;
     greeting.send(Order::Close).await;
     greeting.driver.join().await.unwrap();
+}
+
+impl Proxy {
+    /// Answers a question for what an earlier engine left: a policy at `level`, whose counters say
+    /// that so many connections were allowed.
+    async fn bequeath(&mut self, level: NetworkLevel, allowed: u64, taken: u64) {
+        let request = self.next().await;
+        assert_eq!(short(&request.request), "inherit one");
+        let policy = policy("one", level);
+        let counters = EgressCounters {
+            allowed,
+            ..EgressCounters::default()
+        };
+        self.say(&ControlEvent::Answer {
+            id: request.id,
+            error: None,
+            counters: Some(counters),
+            inheritance: Some(Box::new(Inheritance { policy, taken })),
+        })
+        .await;
+    }
+
+    async fn count_allowed(&mut self, allowed: u64) {
+        let request = self.next().await;
+        assert_eq!(short(&request.request), "stats one");
+        let counters = EgressCounters {
+            allowed,
+            ..EgressCounters::default()
+        };
+        self.say(&ControlEvent::Answer {
+            id: request.id,
+            error: None,
+            counters: Some(counters),
+            inheritance: None,
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_process_left_is_gone_on_with() {
+    let bench = Bench::inheriting();
+    let mut proxy = bench.proxy();
+    bench.inherit("one").await;
+    // What was not taken comes before anybody knows of the sandbox.
+    let hello = proxy.next().await;
+    proxy.say(&numbered("one", 5)).await;
+    proxy.answer(hello.id, None).await;
+    let records = bench.take("one").await;
+    proxy.bequeath(NetworkLevel::PackageOnly, 3, 2).await;
+    proxy.count_allowed(3).await;
+    let records = records.await.unwrap().unwrap();
+    assert_eq!((records.connections.len(), records.lost), (1, false));
+    assert_eq!(
+        (records.counters.allowed, records.counters.unrecorded),
+        (3, 0)
+    );
+    let taken = proxy.next().await.request;
+    assert!(
+        matches!(taken, ControlRequest::Taken { number: 5, .. }),
+        "{taken:?}"
+    );
+    // Its policy is known, and set again at another proxy.
+    drop(proxy);
+    bench.restart();
+    let mut proxy = bench.proxy();
+    proxy.greet().await;
+    assert_eq!(proxy.accept_wish().await, "set one package_only");
+    let records = bench.take("one").await;
+    loop {
+        if proxy.accept().await == "stats one" && !records.is_empty() {
+            break;
+        }
+    }
+    assert!(records.await.unwrap().unwrap().lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_was_set_at_a_proxy_that_is_gone_is_said_to_be_lost() {
+    let bench = Bench::inheriting();
+    let mut proxy = bench.proxy();
+    bench.inherit("one").await;
+    proxy.greet().await;
+    assert_eq!(proxy.accept().await, "inherit one");
+    let records = bench.take("one").await.await.unwrap().unwrap();
+    assert!(records.lost && records.connections.is_empty());
+    // Half of what an earlier proxy may have given is all that is left of the first phase.
+    let answer = bench.set_limited(PhaseName::Setup, 1000).await;
+    assert_eq!(proxy.accept_limit().await, 500);
+    answer.await.unwrap().unwrap();
+    let answer = bench.set_limited(PhaseName::Solve, 1000).await;
+    assert_eq!(proxy.accept_limit().await, 1000);
+    answer.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_is_looked_up_before_its_policy_is_set() {
+    let bench = Bench::inheriting();
+    let mut proxy = bench.proxy();
+    let new = bench.set("two", NetworkLevel::FullWeb).await;
+    proxy.greet().await;
+    assert_eq!(proxy.accept().await, "inherit two");
+    assert_eq!(proxy.accept_wish().await, "set two full_web");
+    new.await.unwrap().unwrap();
+    let old = bench.set("one", NetworkLevel::FullWeb).await;
+    proxy.bequeath(NetworkLevel::PackageOnly, 9, 9).await;
+    assert_eq!(proxy.accept_wish().await, "set one full_web");
+    old.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_comes_again_counts_once_and_is_said_to_be_taken_again() {
+    let bench = Bench::new();
+    let mut proxy = bench.with_sandbox("one").await;
+    proxy.say(&numbered("one", 1)).await;
+    let records = bench.take("one").await;
+    proxy.count_allowed(1).await;
+    assert_eq!(records.await.unwrap().unwrap().connections.len(), 1);
+    assert_eq!(short(&proxy.next().await.request), "taken one");
+    // Lost with that.
+    drop(proxy);
+    let mut proxy = bench.proxy();
+    proxy.greet().await;
+    proxy.say(&numbered("one", 1)).await;
+    proxy.say(&numbered("one", 2)).await;
+    assert_eq!(proxy.accept_wish().await, "set one package_only");
+    let records = bench.take("one").await;
+    proxy.count_allowed(2).await;
+    let records = records.await.unwrap().unwrap();
+    assert_eq!(
+        (records.connections.len(), records.counters.allowed),
+        (1, 2)
+    );
+    let taken = proxy.next().await.request;
+    assert!(
+        matches!(taken, ControlRequest::Taken { number: 2, .. }),
+        "{taken:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_an_earlier_process_left_is_removed_unseen() {
+    let bench = Bench::inheriting();
+    // Alone it is no reason to make a proxy.
+    bench.remove_of("old", true).await.await.unwrap();
+    let attempted = timeout(Duration::from_secs(60), bench.source.attempts.notified()).await;
+    assert!(attempted.is_err());
+    let mut proxy = bench.proxy();
+    let answer = bench.set("two", NetworkLevel::Isolated).await;
+    proxy.greet().await;
+    assert_eq!(proxy.accept().await, "remove old");
+    assert_eq!(proxy.accept().await, "inherit two");
+    assert_eq!(proxy.accept().await, "set two isolated");
+    answer.await.unwrap().unwrap();
+    let removed = bench.remove_of("older", true).await;
+    assert_eq!(proxy.accept().await, "remove older");
+    removed.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_lost_the_proxy_to_another_process_says_so_and_never_comes_back() {
+    for told in [true, false] {
+        let bench = Bench::inheriting();
+        let mut proxy = bench.proxy();
+        let answer = bench.set("one", NetworkLevel::Isolated).await;
+        proxy.greet().await;
+        proxy.accept().await;
+        proxy.accept().await;
+        answer.await.unwrap().unwrap();
+        if told {
+            proxy.say(&ControlEvent::Superseded).await;
+        } else {
+            let mut next = bench.proxy();
+            drop(proxy);
+            next.next().await;
+            next.say(&ControlEvent::Superseded).await;
+        }
+        let error = bench.take("one").await.await.unwrap().unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        let error = bench.set("two", NetworkLevel::Isolated).await;
+        let error = error.await.unwrap().unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        bench.remove("one").await.await.unwrap();
+        bench.send(Order::Close).await;
+        assert_eq!(bench.driver.join().await.unwrap(), End::Superseded);
+    }
 }
