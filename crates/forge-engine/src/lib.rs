@@ -2,6 +2,7 @@
 //!
 //! * [`engine`] and [`sandbox`]: the two traits every engine implements, in plain core types.
 //! * [`channel`]: the client end of the connection to `forge-init`, the same for every engine.
+//! * [`conformance`]: what every engine must do, as cases that run on any of them.
 //! * [`diagnosis`]: what can be said about an engine before anything runs.
 //! * [`watch`]: what an engine tells of sandboxes by itself.
 //! * [`images`]: what an engine that can hold base images offers besides.
@@ -11,6 +12,7 @@
 //! when it is repeated with the same id, and dropping a future means "stop waiting".
 
 pub mod channel;
+pub mod conformance;
 pub mod diagnosis;
 pub mod engine;
 pub mod error;

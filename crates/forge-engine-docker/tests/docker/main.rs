@@ -11,6 +11,7 @@
 )]
 
 mod confinement;
+mod conformance;
 mod disk;
 mod egress;
 mod fixtures;

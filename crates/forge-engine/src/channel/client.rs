@@ -44,6 +44,21 @@ pub struct ChannelIdentity {
     pub credentials: Credentials,
 }
 
+/// Cancels an upload whose caller stopped waiting: the sandbox takes files one transfer at a time, and
+/// would wait for the rest of this one before any other. Without effect on one that has ended.
+struct GivenUp {
+    transfer: u64,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        let transfer = self.transfer;
+        // With the channel closed the transfer is over anyway.
+        self.orders.send(Order::TransferCancel { transfer }).ok();
+    }
+}
+
 /// What those are told who come after the channel was closed for good.
 #[derive(Debug, Clone)]
 pub(super) struct Fate {
@@ -226,6 +241,10 @@ impl ChannelClient {
                 done,
             },
         )?;
+        let _given_up = GivenUp {
+            transfer,
+            orders: self.orders.clone(),
+        };
         let mut sent = 0;
         loop {
             let mut piece = Vec::with_capacity(MAX_DATA);
@@ -235,7 +254,6 @@ impl ChannelClient {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(error) => {
-                        self.order(Operation::Put, Order::TransferCancel { transfer })?;
                         return Err(EngineError::new(
                             EngineErrorKind::Internal,
                             Operation::Put,
@@ -255,10 +273,7 @@ impl ChannelClient {
                 Ok(Ok(_)) => {}
                 // The transfer ended early; `outcome` says why.
                 Ok(Err(_)) => break,
-                Err(_) => {
-                    self.order(Operation::Put, Order::TransferCancel { transfer })?;
-                    return Err(silent(Operation::Put, &self.id));
-                }
+                Err(_) => return Err(silent(Operation::Put, &self.id)),
             }
             let bytes = Bytes::from(piece);
             self.order(

@@ -38,9 +38,12 @@ impl FakeEngine {
 #[async_trait]
 impl Watch for FakeEngine {
     async fn watch(&self, owner: &OwnerId) -> Result<Observations, EngineError> {
-        self.call(Operation::Watch, owner.as_str())?;
         let (watcher, observations) = mpsc::unbounded_channel();
-        self.world().watchers.push(watcher);
+        self.perform(Operation::Watch, owner.as_str(), None, |world| {
+            world.watchers.push(watcher);
+            Ok(())
+        })
+        .await?;
         let next = async |mut observations: mpsc::UnboundedReceiver<_>| {
             let observation = observations.recv().await?;
             Some((observation, observations))
