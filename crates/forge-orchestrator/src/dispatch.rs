@@ -30,10 +30,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use crate::attempt::{self, Left};
 use crate::context::{Cancellation, Context, Control, Job, News};
 use crate::events::RunEvent;
-use crate::failure;
 use crate::host::Host;
 use crate::run::{RunOptions, new_attempt};
 use crate::standing::{Standing, earlier_try, tries_before};
+use crate::{cleanup, failure};
 
 /// All jobs of an orchestrator are of one run, as yet.
 const RUN: RunNumber = RunNumber(0);
@@ -131,6 +131,8 @@ struct Loop<'c> {
     told: WaitingList,
     /// What waits is left for another day.
     is_draining: bool,
+    /// Of what was kept and is not wanted any more.
+    removals: Vec<OwnedTask<()>>,
 }
 
 /// Runs every job until it has a report, or until nothing more is to be started and nothing runs.
@@ -181,6 +183,11 @@ pub(crate) async fn carry_out(
             () = context.superseded.cancelled() => break,
         }
     }
+    for removal in std::mem::take(&mut work.removals) {
+        if let Err(error) = removal.join().await {
+            tracing::error!(%error, "a release broke off");
+        }
+    }
     // There is none where nothing ever waited.
     tokio::fs::remove_file(context.layout.waiting()).await.ok();
     let mut unstarted = 0;
@@ -218,6 +225,7 @@ impl<'c> Loop<'c> {
             running: FuturesUnordered::new(),
             told: WaitingList::default(),
             is_draining: false,
+            removals: Vec::new(),
         }
     }
 
@@ -389,7 +397,10 @@ impl<'c> Loop<'c> {
                     let job = JobNumber(entry.job.number);
                     actions.extend(self.handle(Event::Cancelled(Scope::Job(job))));
                 }
-                (RequestKind::Release, Some(number)) => self.release(number),
+                (RequestKind::Release, Some(number)) => {
+                    self.release(number);
+                    self.remove_kept(number);
+                }
                 (RequestKind::Release, None) => {
                     (0..self.entries.len()).for_each(|number| self.release(number));
                 }
@@ -402,6 +413,29 @@ impl<'c> Loop<'c> {
         if let Some(control) = &self.entries[number].control {
             control.release.cancel();
         }
+    }
+
+    /// Removes what an attempt that has ended left for inspection.
+    fn remove_kept(&mut self, number: usize) {
+        let Entry { job, report, .. } = &self.entries[number];
+        if report.is_none() {
+            return;
+        }
+        let (context, id) = (Arc::clone(self.context), job.id.clone());
+        let removal = task::spawn("release", async move {
+            let removed = async {
+                let record = context.store.attempt(&id).await?;
+                let now = Timestamp::now();
+                cleanup::release(&*context.engine, &context.store, &record, now).await
+            };
+            match removed.await {
+                Ok(left) => left.iter().for_each(|left| tracing::warn!(%id, "{left}")),
+                Err(error) => {
+                    tracing::warn!(%id, error = failure::chain(&error), "not released");
+                }
+            }
+        });
+        self.removals.push(removal);
     }
 
     fn number_of(&self, id: &SandboxId) -> Option<usize> {
