@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forge_api::report::{EarlierTry, TaskReport};
-use forge_api::waiting::{MOST_LISTED, WaitingAttempt, WaitingList};
+use forge_api::waiting::{MOST_LISTED, UnwellAttempt, WaitingAttempt, WaitingList};
 use forge_core::{Limits, SandboxId};
 use forge_engine::EngineDescription;
 use forge_engine::task::{self, OwnedTask};
 use forge_plan::capacity::{Amount, Shortage};
 use forge_plan::dispatch::{Action, Dispatcher, Event, Policy};
+use forge_plan::health::Judgement;
 use forge_plan::hold::HoldPolicy;
 use forge_plan::queue::{Job as JobNumber, RunNumber, Scope, Submission};
 use forge_store::{RequestKind, StoreError};
@@ -112,6 +113,8 @@ struct Entry {
     /// It shall not start, or not once more.
     is_cancelled: bool,
     report: Option<TaskReport>,
+    /// What is unusual about its sandbox.
+    remark: Option<String>,
     /// Whoever watches knows how it ended.
     is_told: bool,
 }
@@ -239,6 +242,7 @@ impl<'c> Loop<'c> {
                 control: None,
                 is_cancelled: false,
                 report: None,
+                remark: None,
                 is_told: false,
             });
         }
@@ -337,6 +341,18 @@ impl<'c> Loop<'c> {
                 let job = JobNumber(number);
                 self.handle(Event::Up { job, took })
             }
+            News::Health { number, judgement } => {
+                let entry = &mut self.entries[place(JobNumber(number))];
+                let remark = remark(judgement);
+                if entry.remark != remark {
+                    self.context.events.send(RunEvent::Health {
+                        id: entry.job.id.clone(),
+                        remark: remark.clone(),
+                    });
+                    entry.remark = remark;
+                }
+                Vec::new()
+            }
             News::Lingers {
                 number,
                 firm,
@@ -401,9 +417,16 @@ impl<'c> Loop<'c> {
                 reason: found.reason.to_string(),
             })
         });
+        let unwell = self.entries.iter().filter_map(|entry| {
+            Some(UnwellAttempt {
+                id: entry.job.id.to_string(),
+                remark: entry.remark.clone()?,
+            })
+        });
         WaitingList {
             waiting: self.dispatcher.queue().waiting() as u64,
             attempts: attempts.take(MOST_LISTED).collect(),
+            unwell: unwell.take(MOST_LISTED).collect(),
         }
     }
 
@@ -491,6 +514,7 @@ impl<'c> Loop<'c> {
         });
         entry.earlier.push(earlier_try(report));
         entry.is_told = false;
+        entry.remark = None;
         entry.job = Arc::new(next);
     }
 
@@ -527,6 +551,7 @@ impl<'c> Loop<'c> {
                 earlier.id, earlier.message
             )
         }));
+        entry.remark = None;
         if !std::mem::replace(&mut entry.is_told, true) {
             let id = entry.job.id.clone();
             self.context.events.send(RunEvent::Ended {
@@ -535,6 +560,14 @@ impl<'c> Loop<'c> {
             });
         }
         report
+    }
+}
+
+/// What is worth saying about a sandbox: that it works is not.
+fn remark(judgement: Judgement) -> Option<String> {
+    match judgement {
+        Judgement::Busy | Judgement::Idle => None,
+        other => Some(other.to_string()),
     }
 }
 

@@ -10,8 +10,8 @@ use forge_config::{CertificatesError, DiskSettings};
 use forge_engine::Engine;
 use forge_engine::diagnosis::Diagnosis;
 use forge_engine_docker::{
-    DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment, InitBinary,
-    QuotaChoice,
+    DiskOptions, DiskSharing, DockerEngine, DockerOptions, EgressOptions, Environment,
+    GateIdentity, InitBinary, QuotaChoice,
 };
 
 use crate::diagnosis::{self, Programs};
@@ -78,7 +78,7 @@ fn options(request: &EngineRequest, bytes: Bytes) -> DockerOptions {
         channel_root: request.channel_root.clone(),
         owner: request.owner.clone(),
         holder: forge_orchestrator::holder::this_process(),
-        run: None,
+        run: request.settings.run,
         disk_sharing: DiskSharing::Probe,
         disk: disk(&request.settings.disk),
         certificates: bytes.certificates,
@@ -86,9 +86,22 @@ fn options(request: &EngineRequest, bytes: Bytes) -> DockerOptions {
             program: bytes.egress,
             resolvers: request.settings.resolvers.clone(),
             denied: request.settings.denied.clone(),
-            identity: None,
+            identity: identity(request.settings.identity.as_deref()),
         },
         cargo_config: request.settings.cargo_config.clone(),
+    }
+}
+
+/// What was recorded of the run that is gone on with. Without it sandboxes that are taken up have no
+/// network any more, which every one of them says.
+fn identity(text: Option<&str>) -> Option<GateIdentity> {
+    let text = text?;
+    match text.parse() {
+        Ok(identity) => Some(identity),
+        Err(error) => {
+            tracing::warn!(%error, "the egress proxy of the run is not found again");
+            None
+        }
     }
 }
 

@@ -30,7 +30,9 @@ pub(super) async fn carry_out(
     execution: Execution,
     format: Format,
 ) -> Result<ExitStatus, CliError> {
-    let (record, plan) = find(session, run).await?;
+    let store = recorded(session).await?;
+    let record = find(&store, run).await?;
+    let plan = store.plan(&record.id).await?;
     let plan: RunPlan = serde_json::from_str(&plan).map_err(|error| {
         CliError::input(format!(
             "the record does not say what run {} was asked for: {error}",
@@ -57,11 +59,13 @@ pub(super) async fn carry_out(
     execution::carry_out(session, request).await
 }
 
-/// The interrupted run that a person means, and its plan.
-async fn find(session: &Session, name: &str) -> Result<(RunRecord, String), CliError> {
-    let Some(store) = session.existing_record().await? else {
-        return Err(CliError::input("no run is recorded"));
-    };
+async fn recorded(session: &Session) -> Result<Store, CliError> {
+    let store = session.existing_record().await?;
+    store.ok_or_else(|| CliError::input("no run is recorded"))
+}
+
+/// The interrupted run that a person means.
+async fn find(store: &Store, name: &str) -> Result<RunRecord, CliError> {
     let now = Timestamp::now();
     let unfinished = store.unfinished_runs().await?;
     let mut meant: Vec<RunRecord> = if name == LATEST {
@@ -81,10 +85,7 @@ async fn find(session: &Session, name: &str) -> Result<(RunRecord, String), CliE
         });
     };
     match standing(&run, now) {
-        Standing::Interrupted => {
-            let plan = store.plan(&run.id).await?;
-            Ok((run, plan))
-        }
+        Standing::Interrupted => Ok(run),
         Standing::Live => Err(CliError::input(format!("run {} is under way", run.id))
             .or_rather("`swe-forge ps` shows it; `swe-forge cancel` ends it")),
         Standing::Unknown { patience } => Err(CliError::input(format!(

@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forge_core::{Attestation, Ending, ExecRequest, ExitReport, ResourceUsage, SandboxId, UserId};
+use forge_core::{
+    Attestation, Ending, ExecRequest, ExitReport, Health, Processes, ResourceUsage, SandboxId,
+    UserId,
+};
 use forge_wire::frame::MAX_DATA;
 use forge_wire::message::{
     self, Attested, Command, Report, Settings, TransferLimits, TransferSummary, Usage,
@@ -406,6 +409,17 @@ impl ChannelClient {
         }
     }
 
+    /// How the sandbox is.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Lost`].
+    pub async fn health(&self) -> Result<Health, EngineError> {
+        match self.ask(Operation::Health, Question::Health).await? {
+            Event::Health { health, .. } => Ok(health_of(health)),
+            _ => Err(self.corrupt(Operation::Health, "an answer to another question")),
+        }
+    }
+
     /// One round trip.
     ///
     /// # Errors
@@ -515,6 +529,23 @@ fn resource_usage(usage: Usage) -> ResourceUsage {
         pids_refused: usage.pids_refused,
         disk_peak_bytes: usage.disk_peak,
         disk_full: usage.disk_full,
+    }
+}
+
+fn health_of(health: message::Health) -> Health {
+    let processes = health.processes;
+    Health {
+        specification: health.specification,
+        processes: Processes {
+            running: processes.running,
+            sleeping: processes.sleeping,
+            stopped: processes.stopped,
+            blocked: processes.blocked,
+            zombies: processes.zombies,
+            more: processes.more,
+        },
+        cpu: health.cpu_us.map(Duration::from_micros),
+        output_bytes: health.output_bytes,
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use forge_core::sandbox::{SPECIFICATION, TESTS, WORKSPACE};
 use forge_core::{
-    Attestation, DiskQuota, Ending, ExecRequest, ExitReport, OwnerId, Profile, Role, SandboxId,
-    SandboxSpec, WorkspaceSpec,
+    Attestation, DiskQuota, Ending, ExecRequest, ExitReport, Health, OwnerId, Processes, Profile,
+    Role, SandboxId, SandboxSpec, WorkspaceSpec,
 };
 use tokio::io::AsyncReadExt;
 
@@ -79,6 +79,7 @@ pub(crate) struct World {
     objects: BTreeMap<String, FoundObject>,
     survivors: u32,
     attestation: Option<Attestation>,
+    health: Option<Health>,
     egress: EgressRecords,
 }
 
@@ -127,6 +128,11 @@ impl FakeEngine {
     /// From now on sandboxes attest this.
     pub fn set_attestation(&self, attestation: Attestation) {
         self.world().attestation = Some(attestation);
+    }
+
+    /// From now on every sandbox is like this.
+    pub fn set_health(&self, health: Health) {
+        self.world().health = Some(health);
     }
 
     /// What the next sandbox that is asked for records of connections gives.
@@ -185,6 +191,18 @@ impl FakeEngine {
             running,
         };
         self.world().objects.insert(name.to_owned(), object);
+    }
+
+    fn health(&self) -> Health {
+        let processes = Processes {
+            sleeping: 1,
+            ..Processes::default()
+        };
+        self.world().health.unwrap_or(Health {
+            specification: Some(true),
+            processes,
+            ..Health::default()
+        })
     }
 
     fn attestation(&self, spec: &SandboxSpec) -> Attestation {

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forge_core::exec::OutputStream;
 use forge_core::{
-    Attestation, EgressPolicy, ExecRequest, PhaseName, ResourceUsage, SandboxId, SandboxSpec,
-    UserId,
+    Attestation, EgressPolicy, ExecRequest, Health, PhaseName, ResourceUsage, SandboxId,
+    SandboxSpec, UserId,
 };
 use forge_wire::message::{TransferLimits, TransferSummary};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -177,6 +177,11 @@ impl Sandbox for FakeSandbox {
             cpu_seconds: 0.5,
             ..ResourceUsage::default()
         })
+    }
+
+    async fn health(&self) -> Result<Health, EngineError> {
+        self.call(Operation::Health, "")?;
+        Ok(self.engine.health())
     }
 
     async fn condition(&self) -> Result<Condition, EngineError> {

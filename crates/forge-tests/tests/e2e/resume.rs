@@ -132,7 +132,11 @@ fn a_run_can_be_interrupted_again_and_again_in_every_phase() {
     let task = &report.tasks[0];
     assert_eq!((code, task.state), (0, StateName::Completed), "{task:#?}");
     assert!(task.earlier.is_empty(), "{task:#?}");
-    let names: Vec<&str> = task.phases.iter().map(|phase| phase.name.as_str()).collect();
+    let names: Vec<&str> = task
+        .phases
+        .iter()
+        .map(|phase| phase.name.as_str())
+        .collect();
     assert_eq!(names, ["setup", "solve", "verify"]);
     let log = String::from_utf8(home.log(task, "solve")).unwrap();
     assert_eq!(log, slow_lines());
