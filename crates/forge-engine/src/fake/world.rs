@@ -335,6 +335,11 @@ impl FakeEngine {
         let mut world = self.world();
         let there = world.sandboxes.contains_key(id);
         let commands = world.take_sandbox(id);
+        // One that another process made has the same name.
+        let is_container = |object: &FoundObject| object.kind == ObjectKind::Container;
+        if world.others.get(id.as_str()).is_some_and(is_container) {
+            world.others.remove(id.as_str());
+        }
         drop(world);
         for (command, _) in &commands {
             command.lose();
