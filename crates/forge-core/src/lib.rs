@@ -8,6 +8,7 @@ pub mod connection;
 pub mod difficulty;
 pub mod egress;
 pub mod exec;
+pub mod health;
 pub mod id;
 pub mod life_cycle;
 pub mod limits;
@@ -27,6 +28,7 @@ pub use egress::{
     AddressException, AddressRange, AllowedHost, DenialReason, EgressPolicy, SandboxNetwork,
 };
 pub use exec::{Ending, ExecKey, ExecRequest, ExitReport, Join};
+pub use health::{Health, Processes};
 pub use id::{Attempt, OwnerId, RunId, SandboxId, TaskId};
 pub use life_cycle::{IllegalTransition, State, Transition};
 pub use limits::{LimitCeiling, Limits};

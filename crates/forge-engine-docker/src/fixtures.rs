@@ -3,6 +3,9 @@
 //! A mount is what protects them: a program of a sandbox can neither write through it nor take it
 //! away, whoever owns the files. They are put there from outside, into the volume's folder where
 //! that is ours, and through a container that never starts everywhere else.
+//!
+//! The volume's root has a date of its own once they are whole. Nothing sets that before: here it is
+//! set last, and an engine that unpacks an archive sets the dates of folders when it has all files.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -13,9 +16,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use forge_core::SandboxId;
 use forge_core::ownership::{Role, keys};
-use forge_core::sandbox::WORKSPACE;
+use forge_core::sandbox::{TESTS, WORKSPACE};
 use forge_engine::{EngineError, EngineErrorKind, Fixtures, Operation, PreparedImage, TarStream};
+use jiff::Timestamp;
 use tar::EntryType;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::io::{ReaderStream, SyncIoBridge};
 
 use crate::engine::DockerEngine;
@@ -30,6 +35,10 @@ const TOP: &str = "tests";
 /// What of a mode is kept: nothing that gives a program another's rights, and no way to write for
 /// others.
 const MODES: u32 = 0o755;
+/// The date of the volume's root when the tests are whole, in seconds.
+const WHOLE: u64 = 1;
+/// Of an entry in an archive.
+const HEADER: usize = 512;
 /// A piece on its way to the engine.
 const PIECE: usize = 256 * 1024;
 
@@ -39,7 +48,7 @@ impl Fixtures for DockerEngine {
         &self,
         id: &SandboxId,
         image: &PreparedImage,
-        tar: TarStream,
+        mut tar: TarStream,
     ) -> Result<(), EngineError> {
         let name = Volumes::of(id).tests;
         let volume = match self.client.docker.inspect_volume(&name).await {
@@ -54,7 +63,7 @@ impl Fixtures for DockerEngine {
         let folder = PathBuf::from(volume.mountpoint);
         if self.fills_in_place().await? && folder.is_absolute() && folder.is_dir() {
             let tar = SyncIoBridge::new(tar);
-            return tokio::task::spawn_blocking(move || unpack(tar, &folder))
+            return tokio::task::spawn_blocking(move || fill(tar, &folder))
                 .await
                 .map_err(io::Error::other)
                 .flatten()
@@ -78,10 +87,83 @@ impl Fixtures for DockerEngine {
             }
             other => other,
         }?;
-        let pieces = ReaderStream::with_capacity(tar, PIECE);
-        let result = stager.put_stream(WORKSPACE, pieces).await;
+        let result = async {
+            if is_whole_behind(&stager).await? {
+                let drained = tokio::io::copy(&mut tar, &mut tokio::io::sink()).await;
+                return drained.map(drop).during(OPERATION, id.as_str());
+            }
+            let tar = dated(tar).await.map_err(|error| {
+                let message = format!("this is no archive of tests: {error}");
+                let kind = EngineErrorKind::Rejected;
+                EngineError::new(kind, OPERATION, id.as_str(), message)
+            })?;
+            let pieces = ReaderStream::with_capacity(tar, PIECE);
+            stager.put_stream(WORKSPACE, pieces).await
+        };
+        let result = result.await;
         stager.remove().await;
         result
+    }
+}
+
+/// Whether the tests in the volume of a stager are whole.
+async fn is_whole_behind(stager: &Stager<'_>) -> Result<bool, EngineError> {
+    let found = stager.stat(TESTS).await?;
+    let date = found.and_then(|found| found.modification_time?.parse::<Timestamp>().ok());
+    Ok(date.is_some_and(|date| u64::try_from(date.as_second()) == Ok(WHOLE)))
+}
+
+/// An archive of tests whose top folder, the first entry, gets the date of tests that are whole.
+async fn dated(mut tar: TarStream) -> io::Result<impl AsyncRead + Send + Unpin> {
+    let mut header = tar::Header::new_gnu();
+    tar.read_exact(header.as_mut_bytes()).await?;
+    let path = header.path()?.into_owned();
+    if header.entry_type() != EntryType::Directory || path != Path::new(TOP) {
+        return Err(unfit(&path));
+    }
+    header.set_mtime(WHOLE);
+    header.set_cksum();
+    let header: [u8; HEADER] = *header.as_bytes();
+    Ok(AsyncReadExt::chain(io::Cursor::new(header), tar))
+}
+
+/// Unpacks tests into the volume's `folder`, in place of what an attempt that was broken off has
+/// left; nothing when they are whole already.
+fn fill(mut tar: impl Read, folder: &Path) -> io::Result<()> {
+    let whole = SystemTime::UNIX_EPOCH + Duration::from_secs(WHOLE);
+    if fs::metadata(folder)?.modified()? == whole {
+        return io::copy(&mut tar, &mut io::sink()).map(drop);
+    }
+    for left in fs::read_dir(folder)? {
+        let left = left?;
+        if left.file_type()?.is_dir() {
+            fs::remove_dir_all(left.path())?;
+        } else {
+            fs::remove_file(left.path())?;
+        }
+    }
+    let mut tar = Ending { tar, ended: false };
+    unpack(&mut tar, folder)?;
+    if tar.ended {
+        // Between two entries that is no error for whoever reads it.
+        let message = "the archive of tests has no end";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+    }
+    File::open(folder)?.set_modified(whole)
+}
+
+/// Notes that there is no more to read. An archive says itself where it ends, so that nobody who
+/// reads one to its end gets to know.
+struct Ending<R> {
+    tar: R,
+    ended: bool,
+}
+
+impl<R: Read> Read for Ending<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.tar.read(buffer)?;
+        self.ended |= length == 0 && !buffer.is_empty();
+        Ok(length)
     }
 }
 
@@ -208,6 +290,49 @@ mod tests {
         assert_eq!(fs::read(folder.path().join("link")).unwrap(), b"text");
         let found = fs::metadata(folder.path().join("sub/a")).unwrap();
         assert_eq!((found.mode() & 0o7777, found.mtime()), (0o755, 7));
+    }
+
+    #[test]
+    fn what_a_broken_attempt_left_is_replaced_and_what_is_whole_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let volume = folder.path();
+        let with = |text: &str| {
+            archive(&[
+                (EntryType::Directory, "tests", ""),
+                (EntryType::Directory, "tests/sub", ""),
+                (EntryType::Regular, "tests/sub/a", text),
+                (EntryType::Symlink, "tests/link", "sub/a"),
+            ])
+        };
+        let whole = with("first");
+        // One of the two empty blocks at the end says enough.
+        for length in (0..whole.len() - 512).step_by(256) {
+            assert!(fill(&whole[..length], volume).is_err(), "{length}");
+            fs::create_dir_all(volume.join("sub/left")).unwrap();
+        }
+        fill(&whole[..], volume).unwrap();
+        fill(&with("later")[..], volume).unwrap();
+        assert_eq!(fs::read(volume.join("link")).unwrap(), b"first");
+        assert!(!volume.join("sub/left").exists());
+    }
+
+    #[tokio::test]
+    async fn only_the_first_entry_of_an_archive_is_dated() {
+        let bytes = archive(&[
+            (EntryType::Directory, "tests", ""),
+            (EntryType::Regular, "tests/a", "text"),
+        ]);
+        let mut read = Vec::new();
+        let mut stream = dated(Box::new(io::Cursor::new(bytes))).await.unwrap();
+        stream.read_to_end(&mut read).await.unwrap();
+        let mut read = tar::Archive::new(&read[..]);
+        let entries = read.entries().unwrap().map(Result::unwrap);
+        let dates: Vec<u64> = entries
+            .map(|entry| entry.header().mtime().unwrap())
+            .collect();
+        assert_eq!(dates, [WHOLE, 7]);
+        let other = archive(&[(EntryType::Regular, "tests/a", "")]);
+        assert!(dated(Box::new(io::Cursor::new(other))).await.is_err());
     }
 
     #[test]

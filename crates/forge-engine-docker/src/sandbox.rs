@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum};
+use bollard::models::{
+    ContainerCreateBody, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, Mount,
+};
 use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
 use forge_core::sandbox::WORKSPACE;
 use forge_core::{
-    Attestation, ExecRequest, Profile, ResourceUsage, SandboxId, SandboxSpec, UserId,
+    Attestation, ExecRequest, Health, Profile, ResourceUsage, SandboxId, SandboxSpec, UserId,
 };
 use forge_engine::channel::{ChannelClient, ChannelIdentity, Connector, Download};
 use forge_engine::{
@@ -19,6 +21,7 @@ use forge_engine::{
     RunningExec, Sandbox,
 };
 use forge_wire::message::{Settings, TransferLimits, TransferSummary};
+use forge_wire::{SOCKET_DIRECTORY, UNCLAIMED_CODE};
 use tokio::io::AsyncRead;
 use tokio::time::Instant;
 
@@ -34,10 +37,18 @@ use crate::names::{EGRESS_FOLDER, SPECIFICATION_DIGEST, container};
 enum Found {
     /// Just made.
     New,
-    /// Made by an earlier attempt, which did not come to start it.
+    /// Made by an earlier attempt, in which nothing of a task has run and nothing runs now.
     Unstarted,
     /// Started by an earlier attempt, and perhaps claimed.
     Started,
+}
+
+/// A container that is there for a sandbox.
+#[derive(Debug)]
+struct Placed {
+    found: Found,
+    /// The folder of this machine that it has for its socket.
+    channel: Option<String>,
 }
 
 /// How a sandbox is spoken to.
@@ -94,8 +105,18 @@ impl DockerEngine {
         if let Some(attachment) = attachment {
             attachment.add_to(&mut body);
         }
-        let found = self.place_container(spec, image, &body).await?;
-        if found == Found::New
+        let Placed { found, channel } = self.place_container(spec, image, &body).await?;
+        let folder = match folder {
+            Some(folder) if channel != channel_of(&body) => {
+                // It has another, or none: it was started where the disk was not shared.
+                if made {
+                    folder.remove().during(OPERATION, spec.id.as_str())?;
+                }
+                None
+            }
+            folder => folder,
+        };
+        if found != Found::Started
             && !made
             && let Some(folder) = &folder
         {
@@ -215,13 +236,14 @@ impl DockerEngine {
         Ok(volumes)
     }
 
-    /// Makes the container, or finds the one that an earlier attempt made.
+    /// Makes the container, or finds the one that an earlier attempt made. One that was not started
+    /// and has other folders of this machine is made anew.
     async fn place_container(
         &self,
         spec: &SandboxSpec,
         image: &PreparedImage,
         body: &ContainerCreateBody,
-    ) -> Result<Found, EngineError> {
+    ) -> Result<Placed, EngineError> {
         const OPERATION: Operation = Operation::Create;
         let deadline = Instant::now() + NAME_TIMEOUT;
         let mut made_again = false;
@@ -237,7 +259,12 @@ impl DockerEngine {
                 .create_container(Some(options), body.as_ref().clone());
             // On the heap: the request is large and would make every future above it so.
             match Box::pin(creating).await {
-                Ok(_) => return Ok(Found::New),
+                Ok(_) => {
+                    return Ok(Placed {
+                        found: Found::New,
+                        channel: channel_of(&body),
+                    });
+                }
                 Err(error) if is_conflict(&error) => {}
                 Err(error) if is_not_found(&error) && !made_again => {
                     Box::pin(self.prepare_again(image)).await?;
@@ -256,9 +283,14 @@ impl DockerEngine {
             let outside = self.outside(&spec.id);
             // On the heap as well: so is what the engine answers.
             if let Some(there) = Box::pin(outside.inspect(OPERATION)).await?
-                && let Some(found) = Box::pin(judge(&outside, there, &body)).await?
+                && let Some(placed) = Box::pin(judge(&outside, there, &body)).await?
             {
-                return Ok(found);
+                if placed.found == Found::Unstarted && placed.channel != channel_of(&body) {
+                    let removed = self.client.remove_by_force(&outside.container()).await;
+                    removed.during(OPERATION, spec.id.as_str())?;
+                    continue;
+                }
+                return Ok(placed);
             }
             // The name is taken before a container is there, and given back after it is gone.
             if Instant::now() >= deadline {
@@ -362,9 +394,9 @@ async fn judge(
     outside: &Outside,
     there: ContainerInspectResponse,
     body: &ContainerCreateBody,
-) -> Result<Option<Found>, EngineError> {
-    let status = there.state.and_then(|state| state.status);
-    let status = status.unwrap_or(ContainerStateStatusEnum::EMPTY);
+) -> Result<Option<Placed>, EngineError> {
+    let state = there.state.unwrap_or_default();
+    let status = state.status.unwrap_or(ContainerStateStatusEnum::EMPTY);
     if status == ContainerStateStatusEnum::REMOVING {
         return Ok(None);
     }
@@ -386,15 +418,40 @@ async fn judge(
             "it exists with another specification",
         ));
     }
-    match status {
-        ContainerStateStatusEnum::CREATED => Ok(Some(Found::Unstarted)),
-        ContainerStateStatusEnum::RUNNING => Ok(Some(Found::Started)),
+    let found = match status {
+        ContainerStateStatusEnum::CREATED => Found::Unstarted,
+        ContainerStateStatusEnum::RUNNING => Found::Started,
+        ContainerStateStatusEnum::EXITED if was_unclaimed(&state) => Found::Unstarted,
         // Starting it again would give an empty sandbox the place of one that has worked.
         _ => match outside.cause_of_death().await? {
-            Some(cause) => Err(cause),
-            None => Ok(Some(Found::Started)),
+            Some(cause) => return Err(cause),
+            None => Found::Started,
         },
-    }
+    };
+    Ok(Some(Placed {
+        found,
+        channel: channel_in(there.host_config.and_then(|host| host.mounts)),
+    }))
+}
+
+/// Whether PID 1 ended because whoever started it died before claiming it.
+fn was_unclaimed(state: &ContainerState) -> bool {
+    state.exit_code == Some(UNCLAIMED_CODE.into()) && state.oom_killed != Some(true)
+}
+
+/// The folder of this machine that a container is to have for its socket.
+fn channel_of(body: &ContainerCreateBody) -> Option<String> {
+    channel_in(
+        body.host_config
+            .as_ref()
+            .and_then(|host| host.mounts.clone()),
+    )
+}
+
+fn channel_in(mounts: Option<Vec<Mount>>) -> Option<String> {
+    let mut mounts = mounts.unwrap_or_default().into_iter();
+    let channel = mounts.find(|mount| mount.target.as_deref() == Some(SOCKET_DIRECTORY));
+    channel?.source
 }
 
 #[async_trait]
@@ -447,11 +504,19 @@ impl Sandbox for DockerSandbox {
         self.channel.usage().await
     }
 
+    async fn health(&self) -> Result<Health, EngineError> {
+        self.channel.health().await
+    }
+
     async fn condition(&self) -> Result<Condition, EngineError> {
         let Some(found) = self.outside.inspect(Operation::Open).await? else {
             return Ok(Condition::Gone);
         };
         let state = found.state.unwrap_or_default();
+        // A paused one runs as well.
+        if state.paused == Some(true) {
+            return Ok(Condition::Paused);
+        }
         if state.running == Some(true) {
             return Ok(Condition::Running);
         }
@@ -465,6 +530,20 @@ impl Sandbox for DockerSandbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sandbox_that_nobody_claimed_is_told_from_one_that_has_worked() {
+        let ended = |code, oom_killed| ContainerState {
+            exit_code: Some(code),
+            oom_killed: Some(oom_killed),
+            ..ContainerState::default()
+        };
+        assert!(was_unclaimed(&ended(123, false)));
+        for (code, oom_killed) in [(124, false), (0, false), (137, false), (123, true)] {
+            assert!(!was_unclaimed(&ended(code, oom_killed)), "{code}");
+        }
+        assert!(!was_unclaimed(&ContainerState::default()));
+    }
 
     #[test]
     fn what_an_engine_cannot_confine_is_told_from_other_refusals() {

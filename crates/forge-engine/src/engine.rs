@@ -14,6 +14,7 @@ use tokio::io::AsyncRead;
 use crate::error::EngineError;
 use crate::images::ImageStore;
 use crate::sandbox::Sandbox;
+use crate::watch::Watch;
 
 /// What proves that a sandbox is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +157,8 @@ pub type TarStream = Box<dyn AsyncRead + Send + Unpin>;
 pub trait Fixtures: Send + Sync {
     /// Puts tests into the place that the workspace `id` was made with for them. `tar` has one
     /// folder, `tests`, whose files, folders and links keep owner, mode and date. Sandboxes that
-    /// have the place see them at once. Only once for a workspace: nothing is replaced.
+    /// have the place see them at once. Where an earlier attempt was broken off its part is replaced;
+    /// once they are whole, nothing is changed by another.
     ///
     /// # Errors
     /// `NotFound` when the workspace has no such place, `Rejected` for another kind of archive.
@@ -170,7 +172,7 @@ pub trait Fixtures: Send + Sync {
 
 /// A place where sandboxes can exist.
 #[async_trait]
-pub trait Engine: Inventory + Fixtures + fmt::Debug {
+pub trait Engine: Inventory + Fixtures + Watch + fmt::Debug {
     /// What it is; fails when it cannot be used now. Never starts anything.
     async fn describe(&self) -> Result<EngineDescription, EngineError>;
 
@@ -185,7 +187,13 @@ pub trait Engine: Inventory + Fixtures + fmt::Debug {
         image: &PreparedImage,
     ) -> Result<DiskQuota, EngineError>;
 
-    /// Makes a sandbox that is ready for commands and claims it with `credentials`.
+    /// Makes a sandbox that is ready for commands and claims it with `credentials`. The same
+    /// id, specification and secret again give the same sandbox, however far an earlier attempt came.
+    ///
+    /// # Errors
+    /// `Conflict` when it exists with another specification, or is one of
+    /// [`forge_core::Profile::Build`] that was started before: as root, its setup may have changed
+    /// what reaching it again would read and run. `Lost` when it has worked and ended.
     async fn create(
         &self,
         spec: &SandboxSpec,
@@ -194,7 +202,12 @@ pub trait Engine: Inventory + Fixtures + fmt::Debug {
     ) -> Result<Arc<dyn Sandbox>, EngineError>;
 
     /// Connects to a sandbox that exists, proving knowledge of its secret. Takes it over from whoever
-    /// is connected, unless that one's epoch is higher: then `Conflict`.
+    /// is connected, unless that one's epoch is higher.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none; `Lost` when it has ended, was never started, or is one of
+    /// [`forge_core::Profile::Build`], which nobody reaches again but whoever made it; `Conflict` when
+    /// a higher epoch was proved to it.
     async fn open(
         &self,
         id: &SandboxId,

@@ -58,6 +58,8 @@ pub enum Operation {
     Kill,
     /// Reading counters.
     Usage,
+    /// Asking how a sandbox is.
+    Health,
     /// Base images: list, import, build, remove.
     Images,
     /// Setting and watching what a sandbox may reach.
@@ -66,6 +68,8 @@ pub enum Operation {
     Snapshot,
     /// Removing what all sandboxes share.
     Close,
+    /// Being told what happens.
+    Watch,
 }
 
 impl fmt::Display for Operation {
@@ -83,10 +87,12 @@ impl fmt::Display for Operation {
             Self::Get => "copy files out of",
             Self::Kill => "end the processes of",
             Self::Usage => "read the counters of",
+            Self::Health => "ask for the health of",
             Self::Images => "manage image",
             Self::Network => "control the network of",
             Self::Snapshot => "keep the changes of",
             Self::Close => "close the engine",
+            Self::Watch => "watch the engine",
         })
     }
 }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use forge_core::connection::{ConnectionRecord, EgressCounters};
 use forge_core::exec::OutputStream;
 use forge_core::{
-    Attestation, EgressPolicy, ExecRequest, ExitReport, PhaseName, ResourceUsage, SandboxId, UserId,
+    Attestation, EgressPolicy, ExecRequest, ExitReport, Health, PhaseName, ResourceUsage,
+    SandboxId, UserId,
 };
 use forge_wire::message::{TransferLimits, TransferSummary};
 use tokio::io::AsyncRead;
@@ -51,6 +52,8 @@ impl fmt::Debug for dyn Sandbox {
 pub enum Condition {
     /// It runs.
     Running,
+    /// It is there, and the engine lets nothing in it run.
+    Paused,
     /// Its PID 1 ended.
     Ended {
         /// With this code.
@@ -128,6 +131,9 @@ pub trait Sandbox: Files {
 
     /// Counters so far.
     async fn usage(&self) -> Result<ResourceUsage, EngineError>;
+
+    /// How it is, as its PID 1 sees it. Answered at once, whatever the task does.
+    async fn health(&self) -> Result<Health, EngineError>;
 
     /// What the engine sees from outside.
     async fn condition(&self) -> Result<Condition, EngineError>;

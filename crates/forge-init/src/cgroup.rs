@@ -133,6 +133,12 @@ impl Counters {
             || (self.pids_peak.is_none() && self.pids_now.is_some())
     }
 
+    /// CPU time used so far, in microseconds; none where it is not counted.
+    pub(crate) fn cpu_us(&self) -> Option<u64> {
+        let used = self.cpu.as_ref()?.read()?;
+        Some(used.saturating_mul(self.cpu_unit) / 1000)
+    }
+
     /// Everything used so far; what is about the disk comes from elsewhere.
     pub(crate) fn usage(&mut self, disk_peak: u64, disk_full: bool) -> Usage {
         self.sample();
@@ -141,7 +147,7 @@ impl Counters {
         let pids_peak = read(self.pids_peak.as_ref()).max(self.sampled_pids);
         Usage {
             memory_peak,
-            cpu_us: read(self.cpu.as_ref()).saturating_mul(self.cpu_unit) / 1000,
+            cpu_us: self.cpu_us().unwrap_or(0),
             pids_peak: pids_peak.saturating_sub(self.own_threads),
             oom_kills: incidents.oom_kills,
             pids_refused: incidents.pids_refused,

@@ -13,21 +13,25 @@
 //! no more writes or loses them. That is nobody's doing in here, and ends everything as well. No
 //! program's end is reported before that was looked for.
 //!
+//! The thread also looks whether the task's specification is there, which may take as long as a disk
+//! likes.
+//!
 //! What is written outside of the workspace, where it can be, is watched as well: see
 //! [`crate::root_watch`].
 
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use forge_wire::SPECIFICATION_FILE;
 use forge_wire::message::{Ending, Settings};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, stat};
 use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs, statvfs};
 use nix::unistd::fsync;
 
@@ -54,6 +58,10 @@ const FULL: u64 = 64 * 1024;
 /// Bytes by which a file system made for a limit may be larger than the limit.
 const SLACK: u64 = 64 * 1024 * 1024;
 
+/// What was seen of the specification is worth nothing after this time: the thread is kept waiting
+/// by a disk.
+const STALE: Duration = Duration::from_secs(15);
+
 /// What is written to see whether it arrives.
 const PROBE: [u8; 4096] = [0; 4096];
 /// What the kernel adds to the options of a file system that it stopped writing to by itself.
@@ -72,6 +80,8 @@ pub(crate) struct DiskWatch {
     answer: Mutex<Answer>,
     had_no_room: AtomicBool,
     touched: AtomicBool,
+    /// Whether the specification was there, and when that was seen.
+    specification: Mutex<Option<(bool, Instant)>>,
 }
 
 /// What the thread shall do.
@@ -87,6 +97,7 @@ struct Wanted {
 struct Begun {
     limit: u64,
     root: Option<RootWatch>,
+    specification: PathBuf,
 }
 
 /// What came of the looks that were asked for.
@@ -132,6 +143,7 @@ impl DiskWatch {
         lock(&self.wanted).begun = Some(Begun {
             limit: settings.disk_limit,
             root: RootWatch::begin(&settings.workspace),
+            specification: Path::new(&settings.workspace).join(SPECIFICATION_FILE),
         });
         self.news.notify_one();
     }
@@ -169,6 +181,12 @@ impl DiskWatch {
         (answer.looked >= look).then_some(answer.found)
     }
 
+    /// Whether the specification is there; none when nobody could look within the last seconds.
+    pub(crate) fn has_specification(&self) -> Option<bool> {
+        let (is_there, seen) = (*lock(&self.specification))?;
+        (seen.elapsed() <= STALE).then_some(is_there)
+    }
+
     /// Largest workspace seen, in bytes.
     pub(crate) fn peak(&self) -> u64 {
         self.peak.load(Ordering::Relaxed)
@@ -203,9 +221,14 @@ impl DiskWatch {
     }
 
     fn run(&self, wake: &Wake) {
-        let Begun { limit, mut root } = self.wait_for_begin();
+        let Begun {
+            limit,
+            mut root,
+            specification,
+        } = self.wait_for_begin();
         let mut was_idle = false;
         let mut next = Instant::now();
+        let mut next_specification = next;
         loop {
             let pause = next.saturating_duration_since(Instant::now());
             let pause = match &root {
@@ -223,6 +246,10 @@ impl DiskWatch {
                 };
                 wake.ring();
                 continue;
+            }
+            if Instant::now() >= next_specification {
+                self.look_for(&specification);
+                next_specification = Instant::now() + PAUSE;
             }
             // Where no process is and was, nothing changes: waiting sandboxes should cost nothing.
             let is_idle = send_signal(-1, 0) == Err(Errno::ESRCH);
@@ -246,6 +273,11 @@ impl DiskWatch {
                 wake.ring();
             }
         }
+    }
+
+    fn look_for(&self, specification: &Path) {
+        let is_there = stat(specification).is_ok_and(|found| is_a(&found, SFlag::S_IFREG));
+        *lock(&self.specification) = Some((is_there, Instant::now()));
     }
 
     /// Whether a workspace failed from below: it takes no more writes, or, where one is tried, loses
@@ -458,9 +490,13 @@ pub(crate) fn widen(count: impl Into<u64>) -> u64 {
     count.into()
 }
 
+fn is_a(found: &FileStat, kind: SFlag) -> bool {
+    found.st_mode & SFlag::S_IFMT.bits() == kind.bits()
+}
+
 /// Whether it is a folder.
 pub(crate) fn is_folder(found: &FileStat) -> bool {
-    found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
+    is_a(found, SFlag::S_IFDIR)
 }
 
 #[cfg(test)]

@@ -54,6 +54,8 @@ pub(crate) const UNCLAIMED: Duration = Duration::from_secs(120);
 pub(crate) enum Over {
     /// The client or the engine asked for it.
     Asked,
+    /// Nobody has claimed the sandbox in time.
+    Unclaimed,
     /// Its time has passed.
     Lifetime,
     /// The kernel refused something that PID 1 cannot do without.
@@ -285,10 +287,8 @@ impl EventLoop {
     fn read_output(&mut self, index: usize) {
         // A program that writes was started: that is said first.
         self.check_outcome(index);
-        if let Some(exec) = self.execs.active().get_mut(index) {
-            let need = exec.read_output(&mut self.scratch);
-            self.satisfy(need);
-        }
+        let need = self.execs.read_output(index, &mut self.scratch);
+        self.satisfy(need);
     }
 
     fn write_input(&mut self, index: usize) {
@@ -309,7 +309,11 @@ impl EventLoop {
     fn check_times(&mut self) {
         let now = Instant::now();
         if now >= self.ends_at {
-            self.over = Some(Over::Lifetime);
+            self.over = Some(if self.gate.is_claimed() {
+                Over::Lifetime
+            } else {
+                Over::Unclaimed
+            });
         }
         if now >= self.next_sample {
             self.next_sample = now + SAMPLE;
@@ -372,7 +376,7 @@ impl EventLoop {
                 break;
             };
             if exec.is_draining() {
-                let need = exec.read_output(&mut self.scratch);
+                let need = self.execs.read_output(index, &mut self.scratch);
                 self.satisfy(need);
             }
             if let Some(exec) = self.execs.active().get_mut(index)

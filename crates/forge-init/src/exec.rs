@@ -247,6 +247,11 @@ impl Exec {
         }
     }
 
+    /// Output read so far, in bytes.
+    pub(crate) fn output_bytes(&self) -> u64 {
+        self.output_bytes
+    }
+
     /// Notes that the main process is gone.
     pub(crate) fn ended(&mut self, end: ProcessEnd, now: Instant) {
         self.end = Some((end, now.duration_since(self.begun)));

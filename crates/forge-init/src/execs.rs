@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use forge_wire::is_keyed;
 
-use crate::exec::Exec;
+use crate::exec::{Exec, Need};
 
 /// Programs that may run at once.
 const MAX_RUNNING: usize = 64;
@@ -32,6 +32,8 @@ pub(crate) struct Execs {
     order: VecDeque<u64>,
     /// Ids with a key that were started, whatever became of them.
     keys: BTreeSet<u64>,
+    /// Output read so far, of all there were.
+    output_bytes: u64,
 }
 
 impl Execs {
@@ -43,6 +45,22 @@ impl Execs {
     /// As [`Self::active`], to look at only.
     pub(crate) fn look(&self) -> &[Exec] {
         &self.active
+    }
+
+    /// Reads what the active exec at `index` wrote.
+    pub(crate) fn read_output(&mut self, index: usize, scratch: &mut [u8]) -> Need {
+        let Some(exec) = self.active.get_mut(index) else {
+            return Need::Nothing;
+        };
+        let before = exec.output_bytes();
+        let need = exec.read_output(scratch);
+        self.output_bytes += exec.output_bytes() - before;
+        need
+    }
+
+    /// Output read so far of all execs that there were, in bytes.
+    pub(crate) fn output_bytes(&self) -> u64 {
+        self.output_bytes
     }
 
     /// Whether this id is known.

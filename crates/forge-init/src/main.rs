@@ -5,8 +5,8 @@
 //! treated as hostile throughout. See `event_loop` for how PID 1 stays responsive, `processes` for
 //! how it ends processes, `connection` and `gate` for who may speak to it.
 //!
-//! Exit codes of `init`: 0 when the end was asked for, 124 when the lifetime passed (or nobody
-//! claimed the sandbox in time), 1 when it could not run. SIGPIPE is ignored by Rust's runtime.
+//! Exit codes of `init`: 0 when the end was asked for, 123 when nobody claimed the sandbox in time,
+//! 124 when its lifetime passed, 1 when it could not run. SIGPIPE is ignored by Rust's runtime.
 
 mod attestation;
 mod beneath;
@@ -58,6 +58,7 @@ fn main() -> ExitCode {
     let result = match (arguments.next().as_deref(), arguments.next()) {
         (Some("init"), None) => init::run().map(|over| match over {
             Over::Asked => ExitCode::SUCCESS,
+            Over::Unclaimed => ExitCode::from(forge_wire::UNCLAIMED_CODE),
             Over::Lifetime => ExitCode::from(LIFETIME_PASSED),
             Over::Broken => ExitCode::FAILURE,
         }),

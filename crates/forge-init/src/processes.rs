@@ -23,6 +23,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use forge_wire::message::Processes;
 use nix::errno::Errno;
 use nix::libc::{SIGCONT, SIGKILL};
 
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_PASSES: u32 = 64;
 /// Looks that must find nobody, where processes are looked for one by one.
 const QUIET_PASSES: u32 = 2;
+/// Processes that are looked at in one count: some ten microseconds each.
+const MAX_COUNTED: usize = 512;
 /// Passes after which zombies of a parent outside of the sandbox are looked for.
 const PATIENT_PASSES: u32 = 5;
 
@@ -196,6 +199,28 @@ fn living(spared: &[i32]) -> Option<Vec<i32>> {
     Some(found)
 }
 
+/// Counts the task's processes by what they do, as far as [`MAX_COUNTED`] goes.
+pub(crate) fn count() -> Processes {
+    let mut counted = Processes::default();
+    // What cannot be listed is there nevertheless.
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        counted.more = true;
+        return counted;
+    };
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    let pids = names.filter_map(|name| name.to_str()?.parse::<i32>().ok());
+    for (index, pid) in pids.filter(|pid| *pid != 1).enumerate() {
+        if index == MAX_COUNTED {
+            counted.more = true;
+            return counted;
+        }
+        if let Some(stat) = Stat::read(pid).filter(|stat| !stat.is_from_outside()) {
+            stat.add_to(&mut counted);
+        }
+    }
+    counted
+}
+
 /// Whether a process was started by the engine and not by another process of the sandbox: its
 /// parent is outside. An orphan of the sandbox has PID 1 as its parent.
 pub(crate) fn is_from_outside(pid: i32) -> bool {
@@ -236,6 +261,18 @@ impl Stat {
         self.is_from_outside() && send_signal(pid, 0) == Err(Errno::EPERM)
     }
 
+    /// Of the first thread of a process only.
+    fn add_to(&self, counted: &mut Processes) {
+        let count = match self.state {
+            'R' => &mut counted.running,
+            'T' | 't' => &mut counted.stopped,
+            'D' => &mut counted.blocked,
+            _ if !self.lives() => &mut counted.zombies,
+            _ => &mut counted.sleeping,
+        };
+        *count += 1;
+    }
+
     /// A dead first thread may leave others running.
     fn lives(&self) -> bool {
         !matches!(self.state, 'Z' | 'X') || self.threads > 1
@@ -270,6 +307,37 @@ mod tests {
         };
         assert!(!stat(1).lives());
         assert!(stat(2).lives());
+    }
+
+    #[test]
+    fn processes_are_counted_by_their_states() {
+        let mut counted = Processes::default();
+        for (state, threads) in [
+            ('R', 1),
+            ('S', 1),
+            ('I', 1),
+            ('T', 1),
+            ('t', 1),
+            ('D', 1),
+            ('Z', 1),
+            ('Z', 2),
+        ] {
+            let stat = Stat {
+                state,
+                parent: 1,
+                threads,
+            };
+            stat.add_to(&mut counted);
+        }
+        let expected = Processes {
+            running: 1,
+            sleeping: 3,
+            stopped: 2,
+            blocked: 1,
+            zombies: 1,
+            more: false,
+        };
+        assert_eq!(counted, expected);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use forge_wire::frame::{Data, Lane, decode_message};
-use forge_wire::message::{Command, Ending};
+use forge_wire::message::{Command, Ending, Health};
 use forge_wire::{Event, Frame, Request};
 use nix::errno::Errno;
 
@@ -11,6 +11,7 @@ use crate::connection::Closed;
 use crate::event_loop::{EventLoop, Over};
 use crate::exec::Exec;
 use crate::hand_over::Heir;
+use crate::processes;
 use crate::transfers::Job;
 
 impl EventLoop {
@@ -80,6 +81,10 @@ impl EventLoop {
                 let usage = self.counters.usage(peak, is_full);
                 self.tell(&Event::Usage { request, usage });
             }
+            Request::Health { request } => {
+                let health = self.health();
+                self.tell(&Event::Health { request, health });
+            }
             Request::Ping { request } => self.tell(&Event::Pong { request }),
             Request::Shutdown => self.over = Some(Over::Asked),
             Request::Put { .. }
@@ -88,6 +93,16 @@ impl EventLoop {
             | Request::HandOver { .. } => return self.begin_job(request),
         }
         Ok(())
+    }
+
+    /// How the sandbox is. Whatever might keep the loop waiting was looked at elsewhere.
+    fn health(&self) -> Health {
+        Health {
+            specification: self.disk.has_specification(),
+            processes: processes::count(),
+            cpu_us: self.counters.cpu_us(),
+            output_bytes: self.execs.output_bytes(),
+        }
     }
 
     fn workspace(&self) -> String {

@@ -22,6 +22,8 @@ mod disk;
 mod ending;
 #[path = "sandbox/files.rs"]
 mod files;
+#[path = "sandbox/health.rs"]
+mod health;
 #[path = "sandbox/keys.rs"]
 mod keys;
 #[path = "sandbox/network.rs"]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use forge_api::report::TaskReport;
 use forge_core::{Attempt, OwnerId, RunId, SandboxId, Task};
 use forge_engine::Engine;
+use forge_plan::health::Judgement;
 use forge_store::Store;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -109,6 +110,13 @@ pub(crate) enum News {
         number: u64,
         /// How long that took the engine.
         took: Duration,
+    },
+    /// Its sandbox does something else than before, or nothing.
+    Health {
+        /// The job's number.
+        number: u64,
+        /// What it is at.
+        judgement: Judgement,
     },
     /// It ended, and its sandbox is kept for a while.
     Lingers {

@@ -19,6 +19,7 @@ mod dispatch;
 pub mod events;
 pub mod failure;
 pub mod gc;
+mod heartbeat;
 pub mod holder;
 mod host;
 pub mod janitor;

@@ -9,12 +9,13 @@ use forge_core::{
     CommandLine, Deadline, ExecRequest, ExitReport, Failure, Limits, Outcome, PhaseName, Reason,
 };
 use forge_engine::{EngineError, EngineErrorKind, Operation, RunningExec, Sandbox};
+use forge_plan::health::Judgement;
 use futures::FutureExt;
 
 use crate::context::Cancellation;
-use crate::failure;
 use crate::phase_log::PhaseLog;
 use crate::redact::Mask;
+use crate::{failure, heartbeat};
 
 /// The sandbox ends a phase at its deadline by itself. It is given this much longer before it is
 /// taken to be stuck.
@@ -53,6 +54,7 @@ pub(crate) async fn run(
     sandbox: &dyn Sandbox,
     phase: PhaseCommand<'_>,
     cancellation: &Cancellation,
+    tell: impl FnMut(Judgement),
 ) -> PhaseEnd {
     let opened = match phase.joined {
         None => PhaseLog::create(phase.log, phase.secrets).await,
@@ -85,6 +87,7 @@ pub(crate) async fn run(
         end = follow(sandbox, request, &mut log) => end,
         () = cancellation.cancelled() => PhaseEnd::Cancelled,
         () = overdue => PhaseEnd::Stuck,
+        gone = heartbeat::beat(sandbox, tell) => PhaseEnd::Lost(gone),
     };
     match log.finish().await {
         Err(error) => PhaseEnd::LogFailed(error),
@@ -210,7 +213,9 @@ pub(crate) async fn explain_loss(
         Ok(forge_engine::Condition::Gone) => {
             Failure::new(Reason::Lost, "the sandbox was removed by somebody else")
         }
-        Ok(forge_engine::Condition::Running) | Err(_) => failure::from_engine(error),
+        Ok(forge_engine::Condition::Running | forge_engine::Condition::Paused) | Err(_) => {
+            failure::from_engine(error)
+        }
     })
 }
 

@@ -30,7 +30,7 @@ use crate::plan::{self, PlannedPurpose, RunPlan};
 use crate::redact::Mask;
 use crate::report::{self, ReportError};
 use crate::standing::{self, ReadError, Standing};
-use crate::{failure, holder};
+use crate::{failure, holder, results};
 
 /// What the record gives a run that begins.
 const FIRST_EPOCH: u64 = 1;
@@ -175,6 +175,7 @@ impl Orchestrator {
         let holder = holder::this_process();
         self.begin(&options, &engine, &holder, plan, started_at)
             .await?;
+        write_down_retention(tasks, &options).await;
         let jobs = jobs(tasks, &options);
         let attempts: Vec<NewAttempt> = jobs
             .iter()
@@ -349,6 +350,20 @@ fn plan(tasks: &[Arc<Task>], options: &RunOptions, secrets: &Mask) -> Result<Str
         engine_identity: options.engine_identity.clone(),
     };
     serde_json::to_string(&plan).map_err(|error| RunError::Tasks(error.into()))
+}
+
+/// For when the run has long ended; without it the operator's own days count.
+async fn write_down_retention(tasks: &[Arc<Task>], options: &RunOptions) {
+    let layout = RunLayout::new(&options.out, &options.run);
+    let (tasks, bounds) = (tasks.to_vec(), options.operator.cleanup_bounds());
+    let write = move || {
+        let tasks = tasks.iter().map(|task| &**task);
+        results::write_down_retention(&layout, tasks, &bounds)
+    };
+    let written = tokio::task::spawn_blocking(write).await;
+    if let Err(error) = written.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        tracing::warn!(%error, "how long results are kept could not be written down");
+    }
 }
 
 fn resumed(standings: &[Standing]) -> RunEvent {

@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod budget;
 pub mod capacity;
 pub mod dispatch;
+pub mod health;
 pub mod hold;
 pub mod judge;
 pub mod lease;

@@ -38,6 +38,9 @@ pub const fn is_keyed(exec: u64) -> bool {
     exec & KEYED != 0
 }
 
+/// With this code `forge-init` ends that nobody has claimed in time: no program of a task ran.
+pub const UNCLAIMED_CODE: u8 = 123;
+
 /// The file inside a sandbox that is `forge-init`.
 pub const INIT_PATH: &str = "/.swe-forge/init";
 /// The folder that holds the socket, where the orchestrator shares a disk with the engine.
@@ -52,5 +55,7 @@ pub const EGRESS_DIRECTORY: &str = "/.swe-forge/egress";
 pub const PROXY_PORT: u16 = 3128;
 /// The port of the SOCKS5 proxy on a sandbox's loopback.
 pub const SOCKS_PORT: u16 = 1080;
+/// A task's specification, below its workspace.
+pub const SPECIFICATION_FILE: &str = ".swe-forge/task.json";
 /// The operator's certificate authorities, where there are any.
 pub const CERTIFICATES_PATH: &str = "/.swe-forge/certificates.pem";

@@ -136,6 +136,11 @@ pub enum Request {
         /// Number of this request.
         request: u64,
     },
+    /// Say at once how the sandbox is.
+    Health {
+        /// Number of this request.
+        request: u64,
+    },
     /// Answer at once.
     Ping {
         /// Number of this request.
@@ -298,6 +303,13 @@ pub enum Event {
         /// What was used.
         usage: Usage,
     },
+    /// Answer to [`Request::Health`].
+    Health {
+        /// Number of the request.
+        request: u64,
+        /// How it is.
+        health: Health,
+    },
     /// Answer to [`Request::Ping`].
     Pong {
         /// Number of the request.
@@ -411,6 +423,37 @@ pub struct Usage {
     pub disk_peak: u64,
     /// Whether the workspace was seen with no room left for bytes or files.
     pub disk_full: bool,
+}
+
+/// How a sandbox is at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether [`crate::SPECIFICATION_FILE`] was in the workspace within the last seconds; `None`
+    /// where it could not be looked for in time.
+    pub specification: Option<bool>,
+    /// The task's processes.
+    pub processes: Processes,
+    /// CPU time used so far, in microseconds; `None` where the kernel's count cannot be read.
+    pub cpu_us: Option<u64>,
+    /// Output read so far of all execs, in bytes.
+    pub output_bytes: u64,
+}
+
+/// The task's processes by what they do, as far as they were counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Processes {
+    /// On a processor or waiting for one.
+    pub running: u32,
+    /// Waiting for something, and to be interrupted.
+    pub sleeping: u32,
+    /// Stopped, by a signal or a tracer.
+    pub stopped: u32,
+    /// Waiting for a disk or the like, and not to be interrupted.
+    pub blocked: u32,
+    /// Ended, and their parents do not want to know.
+    pub zombies: u32,
+    /// Whether there are more, which were not looked at.
+    pub more: bool,
 }
 
 /// What PID 1 sees of its confinement.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use forge_core::life_cycle::StateName;
 use forge_core::{Outcome, PhaseName, RunId};
-use forge_orchestrator::{Agent, RunLayout, holder};
-use forge_plan::reaper::{Holder, RunState};
+use forge_orchestrator::{Agent, RunLayout, settle};
+use forge_plan::reaper::RunState;
 use forge_store::{AttemptRecord, RunKind, RunRecord, Store, StoreError};
+use jiff::Timestamp;
 
 use crate::error::CliError;
 use crate::style::Style;
@@ -63,12 +64,12 @@ impl Standing {
 
 /// Whether nobody drives `run` any more.
 pub(super) fn is_abandoned(run: &RunRecord) -> bool {
-    run.ended_at.is_some() || holder::look_up(&run.holder) == Holder::Dead
+    run_state(run) != RunState::Live
 }
 
 /// Whether a process drives `run`, as far as can be told from here.
 pub(super) fn run_state(run: &RunRecord) -> RunState {
-    RunState::of(run.ended_at.is_some(), holder::look_up(&run.holder))
+    settle::run_state(run, Timestamp::now())
 }
 
 /// What can be done about a run whose process is gone.

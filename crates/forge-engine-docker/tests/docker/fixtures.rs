@@ -4,6 +4,8 @@ use forge_core::sandbox::{SPECIFICATION, TESTS};
 use forge_core::{SandboxId, UserId};
 use forge_engine::{Engine, EngineErrorKind, Fixtures, Inventory, ObjectKind};
 use tar::EntryType;
+use tokio::io::AsyncReadExt;
+use tokio_util::io::StreamReader;
 
 use crate::support::{Bench, both_ways, next_user, secret, shell};
 
@@ -199,6 +201,45 @@ async fn a_workspace_goes_with_its_tests_and_has_none_unless_asked() {
             stranger.destroy_workspace(&id).await.unwrap();
         }
         assert_eq!(there().await, None);
+    })
+    .await;
+}
+
+/// Puts tests there and gives up in the middle, as a process that is killed.
+async fn break_off(bench: &Bench, id: &SandboxId, archive: &[u8]) {
+    let image = bench.image().await;
+    let half = std::io::Cursor::new(archive[..archive.len() / 2].to_vec());
+    let killed = Err::<bytes::Bytes, _>(std::io::Error::other("killed"));
+    let broken = StreamReader::new(futures::stream::iter([killed]));
+    let tar: forge_engine::TarStream = Box::new(half.chain(broken));
+    let result = bench.engine.put_tests(id, &image, tar).await;
+    assert!(result.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tests_that_were_put_half_are_put_again_and_whole_ones_are_not() {
+    both_ways(|bench| async move {
+        let user = next_user();
+        let id = workspace(&bench, "half", user).await;
+        let image = bench.image().await;
+        let large = |fill: u8| archive(user, &[("a", vec![fill; 300_000]), ("b", vec![fill; 3])]);
+        let put = async |bytes: Vec<u8>| {
+            bench
+                .engine
+                .put_tests(&id, &image, stream(bytes))
+                .await
+                .unwrap();
+        };
+        break_off(&bench, &id, &large(b'1')).await;
+        put(large(b'1')).await;
+        // Another attempt that has just the same to do, and does not know that it was done.
+        put(large(b'2')).await;
+        let mut spec = bench.sandbox_spec(&id, user);
+        spec.tests = true;
+        let sandbox = bench.engine.create(&spec, &image, &secret()).await.unwrap();
+        let count = "wc -c < tests/a; cat tests/b; tr -d 1 < tests/a | wc -c";
+        let seen = shell(&*sandbox, count).await;
+        assert_eq!(seen.stdout, "300000\n1110\n", "{seen:?}");
     })
     .await;
 }

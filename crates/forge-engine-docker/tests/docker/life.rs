@@ -1,14 +1,21 @@
 //! From create to destroy, over both ways to a sandbox.
 
-use bollard::query_parameters::KillContainerOptions;
-use forge_core::{Ending, Limits};
-use forge_engine::{Condition, Engine, EngineErrorKind, Inventory};
+use std::time::Duration;
+
+use bollard::models::ContainerCreateBody;
+use bollard::query_parameters::{
+    CreateContainerOptions, InspectContainerOptions, KillContainerOptions, RemoveContainerOptions,
+    StartContainerOptions,
+};
+use forge_core::{Ending, ExecKey, Join, Limits, Processes, Profile, SandboxSpec};
+use forge_engine::{Condition, Engine, EngineErrorKind, Inventory, PreparedImage};
 use forge_wire::Secret;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
 use crate::support::{
-    BOTH_WAYS, WIDE, both_ways, next_user, raw_docker, request, run, secret, shell, with_bench,
+    BOTH_WAYS, Bench, WIDE, both_ways, next_user, raw_docker, request, run, secret, shell,
+    with_bench,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,7 +215,7 @@ async fn a_sandbox_made_and_never_started_is_started_by_the_next_attempt() {
         // Dropped in the middle of starting, as by an orchestrator that died.
         let secret = secret();
         let creating = bench.engine.create(&spec, &image, &secret);
-        let time = std::time::Duration::from_millis(40);
+        let time = Duration::from_millis(40);
         drop(tokio::time::timeout(time, creating).await);
         let sandbox = bench.engine.create(&spec, &image, &secret).await.unwrap();
         assert!(shell(&*sandbox, "true").await.succeeded());
@@ -232,6 +239,75 @@ async fn a_sandbox_is_opened_again_with_its_secret_only() {
         let absent = bench.id("absent");
         let error = bench.engine.open(&absent, &secret()).await.unwrap_err();
         assert_eq!(error.kind, EngineErrorKind::NotFound, "{error}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_takes_a_sandbox_over_with_what_runs_in_it() {
+    both_ways(|bench| async move {
+        let old = bench.sandbox("successor").await;
+        let mut command = request(&["sh", "-c", "seq 1 1000000; exit 5"]);
+        command.key = Some(ExecKey(1));
+        let mut first = old.exec(command.clone()).await.unwrap();
+        let mut text = first.output.next().await.unwrap().bytes.to_vec();
+        // Only a part of it is written down when the old one is gone.
+        text.truncate(1000);
+        let output_from = text.len() as u64;
+        first.output.acknowledge(output_from);
+
+        let mut newer = secret();
+        newer.epoch += 1;
+        let new = bench.engine.open(old.id(), &newer).await.unwrap();
+        command.join = Some(Join {
+            output_from,
+            may_start: false,
+        });
+        let mut second = new.exec(command).await.unwrap();
+        while let Some(chunk) = second.output.next().await {
+            assert_eq!(chunk.offset, text.len() as u64);
+            text.extend_from_slice(&chunk.bytes);
+            second.output.acknowledge(text.len() as u64);
+        }
+        let report = second.exit.await.unwrap();
+        assert_eq!(report.ending, Ending::Exited(5));
+        let expected: String = (1..=1_000_000).map(|n| format!("{n}\n")).collect();
+        assert!(
+            text == expected.as_bytes(),
+            "output is missing or came twice"
+        );
+
+        let error = first.exit.await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        let error = bench.engine.open(old.id(), &secret()).await.unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
+        assert!(shell(&*new, "true").await.succeeded());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_says_how_it_is() {
+    both_ways(|bench| async move {
+        let sandbox = bench.sandbox("health").await;
+        let fresh = sandbox.health().await.unwrap();
+        assert_eq!(fresh.processes, Processes::default());
+        let _runs = sandbox.exec(request(&["sleep", "1000"])).await.unwrap();
+        let settled = async {
+            loop {
+                let health = sandbox.health().await.unwrap();
+                if health.processes.sleeping == 1 && health.specification.is_some() {
+                    break health;
+                }
+            }
+        };
+        let health = tokio::time::timeout(Duration::from_secs(60), settled)
+            .await
+            .unwrap();
+        assert_eq!(health.specification, Some(true));
+        assert_eq!(health.processes.living(), 1);
+        assert!(health.cpu.is_some());
+        assert_eq!(sandbox.kill_all().await.unwrap(), 0);
     })
     .await;
 }
@@ -341,6 +417,143 @@ async fn a_task_that_takes_too_much_memory_is_killed_and_reported() {
         assert!(done.report.oom_kills > 0, "{done:?}");
         assert!(!done.succeeded());
         // The sandbox itself goes on.
+        assert!(shell(&*sandbox, "true").await.succeeded());
+    })
+    .await;
+}
+
+/// How far a process came in making a sandbox before it was killed.
+#[derive(Debug, Clone, Copy)]
+enum Killed {
+    /// The container was made.
+    Unstarted,
+    /// It was started, and nobody claimed the sandbox.
+    Unclaimed,
+    /// The sandbox was claimed, and the process did not get to know.
+    Claimed,
+}
+
+/// What a killed process leaves that came so far.
+async fn leave(bench: &Bench, spec: &SandboxSpec, image: &PreparedImage, killed: Killed) {
+    let gone = bench.stranger().await;
+    gone.create(spec, image, &secret()).await.unwrap();
+    if matches!(killed, Killed::Claimed) {
+        return;
+    }
+    // A container of the same name and making, at the point where the process was killed.
+    let docker = raw_docker();
+    let name = format!("swe-forge-task-{}", spec.id);
+    let inspect = None::<InspectContainerOptions>;
+    let found = docker.inspect_container(&name, inspect).await.unwrap();
+    let remove = RemoveContainerOptions {
+        force: true,
+        ..RemoveContainerOptions::default()
+    };
+    docker.remove_container(&name, Some(remove)).await.unwrap();
+    let config = serde_json::to_value(found.config.unwrap()).unwrap();
+    let mut body: ContainerCreateBody = serde_json::from_value(config).unwrap();
+    body.host_config = found.host_config;
+    for folder in bench.channels() {
+        // As the process had handed it over.
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let owner = Some(spec.user.uid());
+        std::os::unix::fs::chown(&folder, owner, owner).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&folder, mode).unwrap();
+    }
+    let options = CreateContainerOptions {
+        name: Some(name.clone()),
+        ..CreateContainerOptions::default()
+    };
+    docker.create_container(Some(options), body).await.unwrap();
+    if matches!(killed, Killed::Unclaimed) {
+        let options = None::<StartContainerOptions>;
+        docker.start_container(&name, options).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_goes_on_wherever_a_killed_process_stopped() {
+    both_ways(|bench| async move {
+        let image = bench.image().await;
+        for killed in [Killed::Unstarted, Killed::Unclaimed, Killed::Claimed] {
+            let id = bench.id(&format!("{killed:?}").to_lowercase());
+            let user = next_user();
+            let workspace = bench.workspace_spec(&id, user);
+            let engine = &bench.engine;
+            // Killed before the workspace was all made as well: what is there is found.
+            let making = bench.stranger().await;
+            drop(futures::poll!(std::pin::pin!(
+                making.create_workspace(&workspace, &image)
+            )));
+            engine.create_workspace(&workspace, &image).await.unwrap();
+            let spec = bench.sandbox_spec(&id, user);
+            leave(&bench, &spec, &image, killed).await;
+            let sandbox = engine.create(&spec, &image, &secret()).await.unwrap();
+            let done = shell(&*sandbox, "cat .swe-forge/task.json > kept && id -u").await;
+            assert_eq!(
+                done.stdout,
+                format!("{}\n", user.uid()),
+                "{killed:?}: {done:?}"
+            );
+            engine.destroy(&id).await.unwrap();
+            engine.destroy_workspace(&id).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_with_other_folders_goes_on_with_the_same_sandbox() {
+    both_ways(|bench| async move {
+        let (id, user) = (bench.id("moved"), next_user());
+        let image = bench.image().await;
+        let workspace = bench.workspace_spec(&id, user);
+        bench
+            .engine
+            .create_workspace(&workspace, &image)
+            .await
+            .unwrap();
+        let spec = bench.sandbox_spec(&id, user);
+        let first = bench.engine.create(&spec, &image, &secret()).await.unwrap();
+        assert!(shell(&*first, "echo kept > kept").await.succeeded());
+        let elsewhere = tempfile::tempdir().unwrap();
+        for sharing in BOTH_WAYS {
+            let other = bench.stranger_with(|options| {
+                options.channel_root = elsewhere.path().join("other");
+                options.disk_sharing = sharing;
+            });
+            let other = other.await;
+            let second = other.create(&spec, &image, &secret()).await.unwrap();
+            assert_eq!(shell(&*second, "cat kept").await.stdout, "kept\n");
+        }
+        assert_eq!(shell(&*first, "cat kept").await.stdout, "kept\n");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_sandbox_is_reached_by_nobody_but_its_maker() {
+    both_ways(|bench| async move {
+        let build = |spec: &mut SandboxSpec| spec.profile = Profile::Build;
+        let sandbox = bench.sandbox_with("build", build).await;
+        let error = bench
+            .engine
+            .open(sandbox.id(), &secret())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Lost, "{error}");
+        let mut spec = bench.sandbox_spec(sandbox.id(), next_user());
+        spec.profile = Profile::Build;
+        let image = bench.image().await;
+        let error = bench
+            .engine
+            .create(&spec, &image, &secret())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, EngineErrorKind::Conflict, "{error}");
         assert!(shell(&*sandbox, "true").await.succeeded());
     })
     .await;

@@ -11,11 +11,14 @@
 )]
 
 mod confinement;
+mod conformance;
 mod disk;
 mod egress;
 mod fixtures;
 mod images;
+mod inheritance;
 mod life;
 mod objects;
 mod profiles;
 mod support;
+mod watch;

@@ -131,8 +131,10 @@ impl Bench {
 
     /// The folders of sockets.
     pub(crate) fn channels(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.folder.path().join(CHANNELS)).unwrap();
-        let paths = entries.map(|entry| entry.unwrap().path());
+        // Not there where the disk is not shared.
+        let entries = std::fs::read_dir(self.folder.path().join(CHANNELS));
+        let paths = entries.into_iter().flatten();
+        let paths = paths.map(|entry| entry.unwrap().path());
         paths.filter(|path| path.is_dir()).collect()
     }
 

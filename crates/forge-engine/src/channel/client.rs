@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forge_core::{Attestation, Ending, ExecRequest, ExitReport, ResourceUsage, SandboxId, UserId};
+use forge_core::{
+    Attestation, Ending, ExecRequest, ExitReport, Health, Processes, ResourceUsage, SandboxId,
+    UserId,
+};
 use forge_wire::frame::MAX_DATA;
 use forge_wire::message::{
     self, Attested, Command, Report, Settings, TransferLimits, TransferSummary, Usage,
@@ -39,6 +42,21 @@ pub struct ChannelIdentity {
     pub id: SandboxId,
     /// Its secret, and our epoch.
     pub credentials: Credentials,
+}
+
+/// Cancels an upload whose caller stopped waiting: the sandbox takes files one transfer at a time, and
+/// would wait for the rest of this one before any other. Without effect on one that has ended.
+struct GivenUp {
+    transfer: u64,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        let transfer = self.transfer;
+        // With the channel closed the transfer is over anyway.
+        self.orders.send(Order::TransferCancel { transfer }).ok();
+    }
 }
 
 /// What those are told who come after the channel was closed for good.
@@ -223,6 +241,10 @@ impl ChannelClient {
                 done,
             },
         )?;
+        let _given_up = GivenUp {
+            transfer,
+            orders: self.orders.clone(),
+        };
         let mut sent = 0;
         loop {
             let mut piece = Vec::with_capacity(MAX_DATA);
@@ -232,7 +254,6 @@ impl ChannelClient {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(error) => {
-                        self.order(Operation::Put, Order::TransferCancel { transfer })?;
                         return Err(EngineError::new(
                             EngineErrorKind::Internal,
                             Operation::Put,
@@ -252,10 +273,7 @@ impl ChannelClient {
                 Ok(Ok(_)) => {}
                 // The transfer ended early; `outcome` says why.
                 Ok(Err(_)) => break,
-                Err(_) => {
-                    self.order(Operation::Put, Order::TransferCancel { transfer })?;
-                    return Err(silent(Operation::Put, &self.id));
-                }
+                Err(_) => return Err(silent(Operation::Put, &self.id)),
             }
             let bytes = Bytes::from(piece);
             self.order(
@@ -406,6 +424,17 @@ impl ChannelClient {
         }
     }
 
+    /// How the sandbox is.
+    ///
+    /// # Errors
+    /// [`EngineErrorKind::Lost`].
+    pub async fn health(&self) -> Result<Health, EngineError> {
+        match self.ask(Operation::Health, Question::Health).await? {
+            Event::Health { health, .. } => Ok(health_of(health)),
+            _ => Err(self.corrupt(Operation::Health, "an answer to another question")),
+        }
+    }
+
     /// One round trip.
     ///
     /// # Errors
@@ -515,6 +544,23 @@ fn resource_usage(usage: Usage) -> ResourceUsage {
         pids_refused: usage.pids_refused,
         disk_peak_bytes: usage.disk_peak,
         disk_full: usage.disk_full,
+    }
+}
+
+fn health_of(health: message::Health) -> Health {
+    let processes = health.processes;
+    Health {
+        specification: health.specification,
+        processes: Processes {
+            running: processes.running,
+            sleeping: processes.sleeping,
+            stopped: processes.stopped,
+            blocked: processes.blocked,
+            zombies: processes.zombies,
+            more: processes.more,
+        },
+        cpu: health.cpu_us.map(Duration::from_micros),
+        output_bytes: health.output_bytes,
     }
 }
 

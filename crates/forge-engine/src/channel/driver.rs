@@ -102,6 +102,7 @@ pub(super) enum Question {
     },
     KillAll,
     Usage,
+    Health,
     Ping,
 }
 
@@ -120,6 +121,7 @@ impl Question {
             },
             Self::KillAll => Request::KillAll { request },
             Self::Usage => Request::Usage { request },
+            Self::Health => Request::Health { request },
             Self::Ping => Request::Ping { request },
         }
     }
@@ -572,6 +574,7 @@ impl Driver {
             | Event::HandedOver { request, .. }
             | Event::AllKilled { request, .. }
             | Event::Usage { request, .. }
+            | Event::Health { request, .. }
             | Event::Pong { request } => {
                 if let Some((_, answer)) = self.questions.remove(&request) {
                     // A caller that stopped waiting needs no answer.

@@ -11,6 +11,7 @@
 
 mod client;
 mod connection;
+pub(crate) mod direct;
 mod driver;
 mod streams;
 

@@ -1,30 +1,37 @@
 //! An engine without containers, for tests of decisions and faults.
 //!
-//! It keeps what it "made" in memory, writes every call down in order, fails where it is told to,
-//! and answers commands from a script.
+//! It keeps what it "made" in memory and writes every call down in order. What goes wrong, and how
+//! long things take, is said beforehand ([`Faults`]) and drawn from a seed, or said in the middle of a
+//! test. Its clock is tokio's: with paused time, hours pass at once. Commands do what a script of the
+//! test says, or are programs of a tiny language of their own ([`program`]).
+//!
+//! A sandbox at rest has no task of the runtime, so that a hundred thousand of them fit in a test.
 
+mod command;
+mod engine;
+mod faults;
+mod files;
+pub mod program;
+mod run;
 mod sandbox;
+mod watch;
+mod world;
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use bytes::Bytes;
 use forge_core::sandbox::{SPECIFICATION, TESTS, WORKSPACE};
 use forge_core::{
-    Attestation, DiskQuota, Ending, ExecRequest, ExitReport, OwnerId, Profile, Role, SandboxId,
-    SandboxSpec, WorkspaceSpec,
+    Attestation, Ending, ExecRequest, ExitReport, Health, Profile, SandboxId, SandboxSpec,
 };
-use tokio::io::AsyncReadExt;
 
-use crate::engine::{
-    Credentials, Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind,
-    PreparedImage, TarStream,
-};
+use crate::engine::FoundObject;
 use crate::error::{EngineError, EngineErrorKind, Operation};
-use crate::images::ImageStore;
-use crate::sandbox::{EgressRecords, Sandbox};
-use sandbox::FakeSandbox;
+use crate::sandbox::EgressRecords;
+use world::World;
+
+pub use faults::{Fault, Faults, Latency, When};
 
 /// What a command does in the fake.
 #[derive(Debug, Clone)]
@@ -36,10 +43,12 @@ pub enum FakeExec {
         /// Its end.
         report: ExitReport,
     },
-    /// It never ends.
+    /// It never ends by itself, nor at its deadline.
     Hangs,
     /// Contact with its sandbox is lost.
     Lost,
+    /// It is a program of the fake's own language, see [`program`]; any other is not there.
+    Runs,
 }
 
 impl FakeExec {
@@ -68,25 +77,32 @@ impl FakeExec {
 
 type Script = dyn Fn(&ExecRequest) -> FakeExec + Send + Sync;
 
-#[derive(Default)]
-pub(crate) struct World {
-    calls: Vec<String>,
-    faults: HashMap<Operation, EngineErrorKind>,
-    /// Parts of calls as they are written down, and how these fail.
-    single_faults: Vec<(String, EngineErrorKind)>,
-    /// What PID 1 of every sandbox ended with.
-    ended: Option<i64>,
-    objects: BTreeMap<String, FoundObject>,
-    survivors: u32,
-    attestation: Option<Attestation>,
-    egress: EgressRecords,
-}
-
-/// The fake engine; clones share one world.
+/// The fake engine; clones share one world, as processes share one machine.
 #[derive(Clone)]
 pub struct FakeEngine {
     world: Arc<Mutex<World>>,
     script: Arc<Script>,
+}
+
+/// What exists on the fake engine; nothing, after everything was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Sandboxes, half-made and ended ones among them.
+    pub sandboxes: Vec<SandboxId>,
+    /// Workspaces.
+    pub workspaces: Vec<SandboxId>,
+    /// Names of objects that others made.
+    pub others: Vec<String>,
+    /// Commands that run, or are remembered.
+    pub commands: usize,
+}
+
+impl Census {
+    /// Whether there is nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl std::fmt::Debug for FakeEngine {
@@ -96,27 +112,80 @@ impl std::fmt::Debug for FakeEngine {
 }
 
 impl FakeEngine {
-    /// An engine whose commands do what `script` says.
+    /// An engine on which nothing goes wrong and whose commands do what `script` says. Every workspace
+    /// of it has the file `output/result.txt` with the text `done`, as if a command had left it.
     pub fn new(script: impl Fn(&ExecRequest) -> FakeExec + Send + Sync + 'static) -> Self {
+        let mut world = World::default();
+        let done = Bytes::from_static(b"done");
+        world.first_files = vec![("output/result.txt".to_owned(), done)];
+        Self::of(world).scripted(script)
+    }
+
+    /// An engine on which this goes wrong, drawn from `seed`, and whose commands are programs of the
+    /// fake's own language.
+    #[must_use]
+    pub fn with(seed: u64, faults: Faults) -> Self {
+        Self::of(World {
+            seed,
+            faults,
+            ..World::default()
+        })
+    }
+
+    fn of(mut world: World) -> Self {
+        world.calls = Some(Vec::new());
         Self {
-            world: Arc::new(Mutex::new(World::default())),
-            script: Arc::new(script),
+            world: Arc::new(Mutex::new(world)),
+            script: Arc::new(|_| FakeExec::Runs),
         }
+    }
+
+    /// This engine with commands that do what `script` says.
+    #[must_use]
+    pub fn scripted(
+        mut self,
+        script: impl Fn(&ExecRequest) -> FakeExec + Send + Sync + 'static,
+    ) -> Self {
+        self.script = Arc::new(script);
+        self
+    }
+
+    /// This engine without the list of calls, which grows for ever.
+    #[must_use]
+    pub fn forgetful(self) -> Self {
+        self.world().calls = None;
+        self
+    }
+
+    /// From now on this goes wrong, and nothing else.
+    pub fn set_faults(&self, faults: Faults) {
+        self.world().faults = faults;
     }
 
     /// From now on `operation` fails in this way.
     pub fn fail(&self, operation: Operation, kind: EngineErrorKind) {
-        self.world().faults.insert(operation, kind);
+        self.world().faults.always(operation, Fault::Error(kind));
     }
 
     /// From now on every call that is written down with `part` in it fails in this way.
     pub fn fail_where(&self, part: &str, kind: EngineErrorKind) {
-        self.world().single_faults.push((part.to_owned(), kind));
+        let when = When::Where(part.to_owned());
+        self.world().faults.add(None, when, Fault::Error(kind));
     }
 
     /// From now on PID 1 of every sandbox has ended with `code`.
     pub fn set_ended(&self, code: i64) {
         self.world().ended = Some(code);
+    }
+
+    /// PID 1 of this sandbox ends with `code`, and everything in it with it.
+    pub fn end(&self, id: &SandboxId, code: i64) {
+        self.end_sandbox(id, code);
+    }
+
+    /// This sandbox is gone from one moment to the next; false when it was not there.
+    pub fn vanish(&self, id: &SandboxId) -> bool {
+        self.drop_sandbox(id)
     }
 
     /// From now on this many processes resist being ended.
@@ -129,6 +198,11 @@ impl FakeEngine {
         self.world().attestation = Some(attestation);
     }
 
+    /// From now on every sandbox is like this.
+    pub fn set_health(&self, health: Health) {
+        self.world().health = Some(health);
+    }
+
     /// What the next sandbox that is asked for records of connections gives.
     pub fn set_egress(&self, records: EgressRecords) {
         self.world().egress = records;
@@ -136,19 +210,47 @@ impl FakeEngine {
 
     /// Puts an object there that somebody else made.
     pub fn add_object(&self, object: FoundObject) {
-        self.world().objects.insert(object.name.clone(), object);
+        self.world().others.insert(object.name.clone(), object);
     }
 
-    /// Every call so far, in order.
+    /// Every call so far, in order; none of an engine that is forgetful.
     #[must_use]
     pub fn calls(&self) -> Vec<String> {
-        self.world().calls.clone()
+        self.world().calls.clone().unwrap_or_default()
     }
 
     /// Names of the objects that exist.
     #[must_use]
     pub fn objects(&self) -> Vec<String> {
-        self.world().objects.keys().cloned().collect()
+        self.world().objects().into_keys().collect()
+    }
+
+    /// Everything that exists.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let world = self.world();
+        let commands = world
+            .sandboxes
+            .values()
+            .map(|entry| entry.commands().filter(|it| !it.is_over()).count());
+        Census {
+            sandboxes: world.sandboxes.keys().cloned().collect(),
+            workspaces: world.workspaces.keys().cloned().collect(),
+            others: world.others.keys().cloned().collect(),
+            commands: commands.sum(),
+        }
+    }
+
+    /// A file of a workspace, by a name relative to it.
+    #[must_use]
+    pub fn file(&self, workspace: &SandboxId, name: &str) -> Option<Bytes> {
+        self.world().workspaces.get(workspace)?.tree.read(name)
+    }
+
+    fn next_handle(&self) -> u64 {
+        let mut world = self.world();
+        world.handles += 1;
+        world.handles
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -156,35 +258,53 @@ impl FakeEngine {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a call down, and fails it when it shall fail.
-    pub(crate) fn call(&self, operation: Operation, subject: &str) -> Result<(), EngineError> {
-        let mut world = self.world();
-        let call = format!("{operation} {subject}");
-        let single = world.single_faults.iter();
-        let single = single.filter(|(part, _)| call.contains(part.as_str()));
-        let fault = single.map(|(_, kind)| *kind).next();
-        let fault = fault.or_else(|| world.faults.get(&operation).copied());
-        world.calls.push(call);
-        match fault {
-            Some(kind) => Err(EngineError::new(
-                kind,
-                operation,
-                subject,
-                "as the test asked",
-            )),
-            None => Ok(()),
-        }
+    /// One operation: it takes its time, goes wrong as it shall, and otherwise has its effect.
+    ///
+    /// `about` is the sandbox that disappears where one shall.
+    async fn perform<T>(
+        &self,
+        operation: Operation,
+        subject: &str,
+        about: Option<&SandboxId>,
+        effect: impl FnOnce(&mut World) -> Result<T, EngineError> + Send,
+    ) -> Result<T, EngineError> {
+        let call = self.begin(operation, subject, about).await?;
+        let result = effect(&mut self.world());
+        call.finish(result).await
     }
 
-    fn make(&self, kind: ObjectKind, name: &str, labels: BTreeMap<String, String>) {
-        let running = kind == ObjectKind::Container;
-        let object = FoundObject {
-            kind,
-            name: name.to_owned(),
-            labels,
-            running,
+    /// The part of an operation that comes before its effect.
+    async fn begin(
+        &self,
+        operation: Operation,
+        subject: &str,
+        about: Option<&SandboxId>,
+    ) -> Result<Ongoing, EngineError> {
+        let plan = self.world().begin(operation, subject);
+        let ongoing = Ongoing {
+            operation,
+            subject: subject.to_owned(),
+            fault: plan.fault,
+            rest: plan.delay / 2,
         };
-        self.world().objects.insert(name.to_owned(), object);
+        pass(plan.delay - ongoing.rest).await;
+        match plan.fault {
+            Some(Fault::Error(kind)) => Err(ongoing.error(kind, "as the test asked")),
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::OutOfSpace) if operation != Operation::Exec => {
+                Err(ongoing.error(EngineErrorKind::Exhausted, "no space left on device"))
+            }
+            Some(Fault::Disappear) => {
+                let there = about.is_some_and(|id| self.drop_sandbox(id));
+                let kind = if there {
+                    EngineErrorKind::Lost
+                } else {
+                    EngineErrorKind::Unavailable
+                };
+                Err(ongoing.error(kind, "it disappeared"))
+            }
+            _ => Ok(ongoing),
+        }
     }
 
     fn attestation(&self, spec: &SandboxSpec) -> Attestation {
@@ -217,162 +337,57 @@ impl FakeEngine {
     }
 }
 
-#[async_trait]
-impl Inventory for FakeEngine {
-    async fn list(&self, owner: Option<&OwnerId>) -> Result<Vec<FoundObject>, EngineError> {
-        self.call(Operation::List, "")?;
-        let key = forge_core::ownership::keys::OWNER;
-        let world = self.world();
-        let ours = world.objects.values().filter(|object| match owner {
-            Some(owner) => object.label(key) == Some(owner.as_str()),
-            None => object.label(key).is_some(),
-        });
-        Ok(ours.cloned().collect())
+/// An operation that has begun.
+struct Ongoing {
+    operation: Operation,
+    subject: String,
+    fault: Option<Fault>,
+    rest: Duration,
+}
+
+impl Ongoing {
+    fn error(&self, kind: EngineErrorKind, message: &str) -> EngineError {
+        EngineError::new(kind, self.operation, self.subject.as_str(), message)
     }
 
-    async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
-        self.call(Operation::Destroy, &object.name)?;
-        self.world().objects.remove(&object.name);
-        Ok(())
+    /// How fast bytes move in it.
+    fn bytes_per_second(&self) -> Option<u64> {
+        match self.fault {
+            Some(Fault::Slow { bytes_per_second }) => Some(bytes_per_second),
+            _ => None,
+        }
     }
 
-    async fn sweep(&self) {
-        self.world().calls.push("sweep".to_owned());
+    /// Moves so many bytes.
+    async fn transfer(&self, bytes: u64) {
+        if let Some(speed) = self.bytes_per_second() {
+            tokio::time::sleep(time_of(bytes, speed)).await;
+        }
+    }
+
+    /// The part of an operation that comes after its effect.
+    async fn finish<T>(self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        pass(self.rest).await;
+        match (self.fault, result) {
+            (Some(Fault::LostReply), Ok(_)) => {
+                Err(self.error(EngineErrorKind::Unavailable, "the engine does not answer"))
+            }
+            (_, result) => result,
+        }
     }
 }
 
-#[async_trait]
-impl Fixtures for FakeEngine {
-    async fn put_tests(
-        &self,
-        id: &SandboxId,
-        _image: &PreparedImage,
-        mut tar: TarStream,
-    ) -> Result<(), EngineError> {
-        let subject = format!("workspace-{id}: {TESTS}");
-        self.call(Operation::Put, &subject)?;
-        tar.read_to_end(&mut Vec::new()).await.map_err(|error| {
-            EngineError::new(
-                EngineErrorKind::Internal,
-                Operation::Put,
-                subject,
-                "the tests could not be read",
-            )
-            .with_source(error)
-        })?;
-        Ok(())
+/// Lets time pass; also where none passes, others get their turn and a future can be dropped.
+async fn pass(time: Duration) {
+    if time.is_zero() {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::time::sleep(time).await;
     }
 }
 
-#[async_trait]
-impl Engine for FakeEngine {
-    async fn describe(&self) -> Result<EngineDescription, EngineError> {
-        self.call(Operation::Describe, "")?;
-        Ok(EngineDescription {
-            kind: "fake".to_owned(),
-            version: "1".to_owned(),
-            api_version: "1".to_owned(),
-            endpoint: "memory".to_owned(),
-            operating_system: "none".to_owned(),
-            kernel: "none".to_owned(),
-            architecture: "none".to_owned(),
-            cores: 2,
-            memory_bytes: 1 << 34,
-            storage_driver: "memory".to_owned(),
-            backing_filesystem: String::new(),
-            cgroup_driver: "none".to_owned(),
-            cgroup_version: "2".to_owned(),
-            security_options: Vec::new(),
-            runtimes: Vec::new(),
-            data_root: String::new(),
-            shares_disk: false,
-            warnings: Vec::new(),
-        })
-    }
-
-    async fn prepare_image(&self, reference: &str) -> Result<PreparedImage, EngineError> {
-        self.call(Operation::PrepareImage, reference)?;
-        Ok(PreparedImage {
-            reference: reference.to_owned(),
-            runnable: reference.to_owned(),
-            digest: format!("sha256:{reference}"),
-            size_bytes: 1,
-            env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]),
-        })
-    }
-
-    async fn create_workspace(
-        &self,
-        spec: &WorkspaceSpec,
-        _image: &PreparedImage,
-    ) -> Result<DiskQuota, EngineError> {
-        self.call(Operation::CreateWorkspace, spec.id.as_str())?;
-        let name = format!("workspace-{}", spec.id);
-        self.make(
-            ObjectKind::Volume,
-            &name,
-            spec.ownership.labels(Role::Workspace),
-        );
-        Ok(DiskQuota::Loop)
-    }
-
-    async fn create(
-        &self,
-        spec: &SandboxSpec,
-        _image: &PreparedImage,
-        _credentials: &Credentials,
-    ) -> Result<Arc<dyn Sandbox>, EngineError> {
-        self.call(Operation::Create, spec.id.as_str())?;
-        self.make(
-            ObjectKind::Container,
-            spec.id.as_str(),
-            spec.ownership.labels(spec.role),
-        );
-        let attestation = self.attestation(spec);
-        Ok(Arc::new(FakeSandbox::new(self.clone(), spec, attestation)))
-    }
-
-    async fn open(
-        &self,
-        id: &SandboxId,
-        _credentials: &Credentials,
-    ) -> Result<Arc<dyn Sandbox>, EngineError> {
-        self.call(Operation::Open, id.as_str())?;
-        Err(EngineError::new(
-            EngineErrorKind::NotFound,
-            Operation::Open,
-            id.as_str(),
-            "the fake engine keeps no sandboxes between handles",
-        ))
-    }
-
-    async fn destroy(&self, id: &SandboxId) -> Result<(), EngineError> {
-        self.call(Operation::Destroy, id.as_str())?;
-        self.world().objects.remove(id.as_str());
-        Ok(())
-    }
-
-    async fn destroy_workspace(&self, id: &SandboxId) -> Result<(), EngineError> {
-        let name = format!("workspace-{id}");
-        self.call(Operation::Destroy, &name)?;
-        self.world().objects.remove(&name);
-        Ok(())
-    }
-
-    async fn snapshot(
-        &self,
-        id: &SandboxId,
-        image: &PreparedImage,
-    ) -> Result<PreparedImage, EngineError> {
-        self.call(Operation::Snapshot, id.as_str())?;
-        Ok(image.clone())
-    }
-
-    async fn close(&self) -> Result<(), EngineError> {
-        self.call(Operation::Close, "")
-    }
-
-    fn images(&self) -> Option<&dyn ImageStore> {
-        None
-    }
+fn time_of(bytes: u64, bytes_per_second: u64) -> Duration {
+    // Nanoseconds of 2^64 bytes fit.
+    let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second.max(1));
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }

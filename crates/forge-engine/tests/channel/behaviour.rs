@@ -1,10 +1,11 @@
 //! What the client end does with what the other end says.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use forge_engine::EngineErrorKind;
 use forge_engine::channel::ChannelClient;
-use forge_wire::message::TransferLimits;
+use forge_wire::message::{Health, Processes, TransferLimits};
 use forge_wire::{Event, Frame, Request, Secret, WINDOW};
 
 use crate::peer::{Peer, Streams, identity, report, request, secret, settings, streams};
@@ -180,6 +181,48 @@ async fn output_beyond_the_window_breaks_the_protocol_and_is_not_held() {
     peer.output(id, WINDOW, b"x").await;
     assert!(peer.frame().await.is_none(), "the client should hang up");
     assert_eq!(exec.exit.await.unwrap_err().kind, EngineErrorKind::Lost);
+}
+
+#[tokio::test]
+async fn a_sandbox_says_how_it_is() {
+    let streams = streams();
+    let (client, mut peer) = claimed(&streams).await;
+    let answering = async {
+        let Request::Health { request } = peer.hear().await else {
+            panic!("no question")
+        };
+        let processes = Processes {
+            running: 1,
+            sleeping: 2,
+            stopped: 3,
+            blocked: 4,
+            zombies: 5,
+            more: true,
+        };
+        let health = Health {
+            specification: Some(false),
+            processes,
+            cpu_us: Some(6_000_000),
+            output_bytes: 7,
+        };
+        peer.say(Event::Health { request, health }).await;
+    };
+    let (health, ()) = tokio::join!(client.health(), answering);
+    let processes = forge_core::Processes {
+        running: 1,
+        sleeping: 2,
+        stopped: 3,
+        blocked: 4,
+        zombies: 5,
+        more: true,
+    };
+    let expected = forge_core::Health {
+        specification: Some(false),
+        processes,
+        cpu: Some(Duration::from_secs(6)),
+        output_bytes: 7,
+    };
+    assert_eq!(health.unwrap(), expected);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use forge_wire::frame::{Lane, decode_message, encode_data, encode_message};
 use forge_wire::handshake::End;
-use forge_wire::message::{Attested, Command, Report, Settings, TransferLimits, Usage};
+use forge_wire::message::{Attested, Command, Health, Report, Settings, TransferLimits, Usage};
 use forge_wire::{Data, Event, Frame, FrameDecoder, Nonce, Proof, Request, Secret, WINDOW};
 
 pub use sandbox::{Sandbox, wait_until};
@@ -358,6 +358,18 @@ impl Client {
         self.send(&Request::Usage { request });
         self.wait_for(|event| match event {
             Event::Usage { request: id, usage } if *id == request => Some(*usage),
+            _ => None,
+        })
+    }
+
+    pub fn health(&mut self) -> Health {
+        let request = self.id();
+        self.send(&Request::Health { request });
+        self.wait_for(|event| match event {
+            Event::Health {
+                request: id,
+                health,
+            } if *id == request => Some(*health),
             _ => None,
         })
     }

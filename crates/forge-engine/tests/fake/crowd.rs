@@ -1,0 +1,1 @@
+//! A hundred thousand sandboxes are no more than their descriptions.
