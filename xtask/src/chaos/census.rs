@@ -107,7 +107,14 @@ impl Census {
             self.add("container", &first(&each["Names"][0]));
         }
         for each in client.list("/volumes")? {
-            self.add("volume", &first(&each["Name"]));
+            // One that was being made when the engine was killed has a name and no more.
+            let labels = each["Labels"].as_object().map_or(0, serde_json::Map::len);
+            let kind = if labels == 0 {
+                "volume without labels"
+            } else {
+                "volume"
+            };
+            self.add(kind, &first(&each["Name"]));
         }
         for each in client.list("/networks")? {
             self.add("network", &first(&each["Name"]));

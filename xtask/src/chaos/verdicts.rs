@@ -55,10 +55,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The folders of runs below `out`, and those of them that have a report.
-pub(super) fn reports(out: &Path) -> Vec<PathBuf> {
+/// The folders of runs below `out`.
+fn runs(out: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(out).into_iter().flatten().flatten();
-    let reports = entries.map(|entry| entry.path().join("report.json"));
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// The reports of those runs that have one.
+pub(super) fn reports(out: &Path) -> Vec<PathBuf> {
+    let reports = runs(out).into_iter().map(|run| run.join("report.json"));
     reports.filter(|report| report.is_file()).collect()
 }
 
@@ -105,6 +110,12 @@ pub(super) fn judge(plan: &Plan, out: &Path) -> Vec<Problem> {
         problems.push(Problem::new(Sort::Doubled, text));
     }
     judge_attempts(&entries, &folder, &mut problems);
+    // What began in a run that was given up for this one ran twice.
+    for run in runs(out) {
+        if Some(run.as_path()) != path.parent() {
+            judge_attempts(&[], &run.join("attempts"), &mut problems);
+        }
+    }
     problems
 }
 
@@ -339,6 +350,16 @@ mod tests {
         run.log("lines-2-2", &full("3", 2000));
         run.log("lines-2-9", "begin 5\n");
         assert_eq!(run.sorts(), [Sort::Doubled, Sort::Doubled]);
+    }
+
+    #[test]
+    fn what_began_in_a_run_that_was_given_up_is_doubled() {
+        let run = Run::new("given-up", two());
+        run.log("passes-1-1", "begin 1\n");
+        run.log("lines-2-2", &full("3", 2000));
+        let log = run.out.join("other/attempts/passes-1-0/solve.log");
+        crate::files::write(&log, "begin 9\n").unwrap();
+        assert_eq!(run.sorts(), [Sort::Doubled]);
     }
 
     #[test]
