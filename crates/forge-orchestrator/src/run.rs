@@ -24,6 +24,7 @@ use crate::dispatch::{self, Carried};
 use crate::events::{EventSink, RunEvent};
 use crate::host::Host;
 use crate::layout::RunLayout;
+use crate::observed::Observed;
 use crate::operator::{Operator, SecretValue};
 use crate::placement::Placement;
 use crate::plan::{self, PlannedPurpose, RunPlan};
@@ -190,8 +191,7 @@ impl Orchestrator {
             epoch: FIRST_EPOCH,
             standings,
         };
-        self.carry_through(options, begun, events, cancellation)
-            .await
+        Box::pin(self.carry_through(options, begun, events, cancellation)).await
     }
 
     /// Goes on with the run `from`, whose process is gone. `tasks` and `options` are those of its
@@ -223,8 +223,7 @@ impl Orchestrator {
             epoch,
             standings,
         };
-        self.carry_through(options, begun, events, cancellation)
-            .await
+        Box::pin(self.carry_through(options, begun, events, cancellation)).await
     }
 
     async fn carry_through(
@@ -258,6 +257,7 @@ impl Orchestrator {
             keep: options.keep,
             first_slot: first_slot(&options.run),
             epoch,
+            observed: Observed::default(),
             superseded: Cancellation::default(),
         });
         let host = Host::of(&engine);
