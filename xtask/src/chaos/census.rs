@@ -141,14 +141,21 @@ impl Census {
         }
     }
 
-    /// Those that the engine sees, and those of this machine below the lane's folder.
+    /// Those below the lane's folder, as the engine and as this machine see them. The engine has seen
+    /// those of others as well, since its name space was made; they go when they like.
     fn of_mounts(&mut self, engine: &Engine, folder: &Path) {
-        for place in mount_points(&format!("/proc/{}/mountinfo", engine.holder())) {
-            self.add("mount of the engine", &place);
-        }
-        for place in mount_points("/proc/self/mountinfo") {
-            if Path::new(&place).starts_with(folder) {
-                self.add("mount", &place);
+        let tables = [
+            (
+                "mount of the engine",
+                format!("/proc/{}/mountinfo", engine.holder()),
+            ),
+            ("mount", "/proc/self/mountinfo".to_owned()),
+        ];
+        for (kind, table) in tables {
+            for place in mount_points(&table) {
+                if Path::new(&place).starts_with(folder) {
+                    self.add(kind, &place);
+                }
             }
         }
     }

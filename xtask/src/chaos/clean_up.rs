@@ -60,7 +60,10 @@ pub(super) fn remove(folder: &Path) -> Result<(), Failure> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    detach(folder, until, |_| true)?;
+    // Somebody else's name space may still hold the disk, which goes with that.
+    for device in loop_devices(folder).keys() {
+        detach_one(device);
+    }
     remove_groups(Path::new(&name))?;
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(|error| at(folder, &error))?;
@@ -92,15 +95,16 @@ fn detach(folder: &Path, until: Instant, is_meant: impl Fn(&str) -> bool) -> Res
             return Err(Failure::new(format!("{device} does not let go of {file}")));
         }
         for device in devices.keys() {
-            // One that was let go of meanwhile has nothing to detach.
-            drop(read(
-                Command::new("losetup")
-                    .arg("--detach")
-                    .arg(format!("/dev/{device}")),
-            ));
+            detach_one(device);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn detach_one(device: &str) {
+    let mut command = Command::new("losetup");
+    // One that was let go of meanwhile has nothing to detach.
+    drop(read(command.arg("--detach").arg(format!("/dev/{device}"))));
 }
 
 /// Removes a group from all hierarchies, with those below it.

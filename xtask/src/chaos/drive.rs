@@ -12,7 +12,7 @@ use super::lane::Lane;
 use super::plan::{Fault, Plan, Strike};
 use super::processes::is_in_group;
 use super::verdicts::{Problem, Sort, reports};
-use crate::files::{at, has_said, run_folder, write};
+use crate::files::{at, has_said, run_folder, says, write};
 use crate::shell::Failure;
 
 /// A run that takes longer than this is stuck.
@@ -26,6 +26,8 @@ const NOT_CARRIED_OUT: i32 = 3;
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// One that cannot go on after so many starts never will.
 const MOST_STARTS: usize = 12;
+/// What a user is told first by who goes on.
+const RECOVERED: &str = "recovered: ";
 /// The containers in which something of a task runs.
 const SANDBOXES: [&str; 3] = ["setup", "task", "verify"];
 const PROXY: [&str; 1] = ["egress"];
@@ -41,6 +43,8 @@ pub(super) struct Drive<'a> {
     /// How many orchestrators there were.
     starts: usize,
     resumes: bool,
+    /// Whether there was a report already when an orchestrator was killed.
+    was_over: bool,
     /// What happened when.
     events: Vec<String>,
     ended: Ended,
@@ -98,6 +102,7 @@ impl<'a> Drive<'a> {
             child,
             starts: 1,
             resumes: false,
+            was_over: false,
             events: Vec::new(),
             ended: Ended::default(),
         })
@@ -158,7 +163,12 @@ impl<'a> Drive<'a> {
             return Ok(false);
         };
         self.note(&format!("swe-forge ended with {status}"));
-        if self.starts >= MOST_STARTS || !reports(&self.out).is_empty() {
+        let has_report = !reports(&self.out).is_empty();
+        if self.resumes && has_report && !says(&self.told(), RECOVERED) && !self.was_over {
+            let text = "who went on with the run does not say what was recovered";
+            self.ended.problems.push(Problem::new(Sort::Wrong, text));
+        }
+        if self.starts >= MOST_STARTS || has_report {
             return Ok(true);
         }
         if self.resumes && status.code() == Some(NOTHING_TO_RESUME) {
@@ -173,6 +183,11 @@ impl<'a> Drive<'a> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// What the last orchestrator said to its user.
+    fn told(&self) -> PathBuf {
+        self.folder.join(format!("{}.stderr", self.starts))
     }
 
     fn start(&mut self, resumes: bool) -> Result<(), Failure> {
@@ -197,6 +212,8 @@ impl<'a> Drive<'a> {
             Fault::Orchestrator { pause } => {
                 self.end_orchestrator()?;
                 self.note("swe-forge is killed");
+                // The report is written last but for the word in the record that the run is over.
+                self.was_over = !reports(&self.out).is_empty();
                 std::thread::sleep(Duration::from_millis(pause));
                 self.start(true)?;
                 true

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::census::mount_points;
 use super::http::{ARCHIVE, Client};
 use super::tasks::{IMAGE, PROGRAMS};
 use super::{clean_up, processes};
@@ -22,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const DISK_BYTES: u64 = 768 * 1024 * 1024;
 /// What is left when a file has taken all the space that is there, in steps of so much.
 const STEP_BYTES: u64 = 256 * 1024;
+
+/// Lets go of the disks of other lanes, which would not go away before this one does.
+const HOLDER: &str = "\
+while read -r _ _ _ _ place _; do
+    case $place in
+    \"$SWE_FORGE_CHAOS\"/*) ;;
+    */swe-forge-chaos-*/data) umount \"$place\" ;;
+    esac
+done < /proc/self/mountinfo
+exec cat";
 
 /// The engine.
 #[derive(Debug)]
@@ -38,7 +49,7 @@ impl Engine {
     pub(super) fn start(folder: &Path, name: &str) -> Result<Self, Failure> {
         make_disk(folder)?;
         let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "cat"])
+            .args(["--net", "--mount", "sh", "-c", HOLDER])
             // Says whose it is.
             .env("SWE_FORGE_CHAOS", folder)
             .stdin(Stdio::piped())
@@ -154,14 +165,17 @@ impl Engine {
         self.wait()
     }
 
-    /// Ends what the engine itself has forgotten: a container that it was starting when it was killed
-    /// goes on below, and an engine of this age takes no note of it when it comes back. Nobody can
-    /// reach that through the engine. How many there were.
+    /// Ends what the engine itself has forgotten: a container that it was making or starting when it
+    /// was killed stays mounted or goes on below, and an engine of this age takes no note of it when
+    /// it comes back. Nobody can reach that through the engine. How many there were.
     pub(super) fn end_forgotten(&self) -> Result<usize, Failure> {
         let known = self.client().list("/containers/json?all=true")?;
-        let is_known = |id: &str| known.iter().any(|container| container["Id"] == id);
+        let known: Vec<&str> = known
+            .iter()
+            .filter_map(|each| each["Id"].as_str())
+            .collect();
         let mut forgotten = processes::containers(&self.folder, &self.name);
-        forgotten.retain(|id, _| !is_known(id));
+        forgotten.retain(|id, _| !known.contains(&id.as_str()));
         for (id, pids) in &forgotten {
             for pid in pids {
                 // One may end with another.
@@ -169,7 +183,26 @@ impl Engine {
             }
             clean_up::remove_groups(&Path::new(&self.name).join(id))?;
         }
-        Ok(forgotten.len())
+        Ok(forgotten.len() + self.unmount_forgotten(&known)?)
+    }
+
+    /// Takes away the root file systems of containers that the engine does not know.
+    fn unmount_forgotten(&self, known: &[&str]) -> Result<usize, Failure> {
+        let mut used = Vec::new();
+        for id in known {
+            let container = self.client().get(&format!("/containers/{id}/json"))?;
+            let place = container["GraphDriver"]["Data"]["MergedDir"].as_str();
+            used.extend(place.map(str::to_owned));
+        }
+        let layers = self.folder.join("data/engine/overlay2");
+        let mut places = mount_points(&format!("/proc/{}/mountinfo", self.holder()));
+        places.retain(|place| Path::new(place).starts_with(&layers) && !used.contains(place));
+        for place in &places {
+            let mut command = Command::new("nsenter");
+            command.args(["--mount", "--target", &self.holder().to_string()]);
+            read(command.args(["umount", place]))?;
+        }
+        Ok(places.len())
     }
 
     /// Lets it do nothing for a while.

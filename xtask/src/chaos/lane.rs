@@ -33,12 +33,12 @@ delay_seconds = 0
 ";
 
 /// What a cycle came to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// What went wrong.
     pub problems: Vec<Problem>,
-    /// How many objects `gc` had to remove.
-    pub collected: usize,
+    /// What `gc` had to remove: kinds of objects with what they were for.
+    pub collected: Vec<String>,
     /// How many containers the engine itself had forgotten.
     pub forgotten: usize,
     /// Strikes whose moment never came.
@@ -139,13 +139,35 @@ impl Lane {
         command
     }
 
-    /// Runs a cycle and looks at everything afterwards.
+    /// Runs a cycle and looks at everything afterwards. After one with problems nothing more can be
+    /// said of this lane.
     pub(super) fn cycle(&mut self, plan: &Plan, keep: &Path) -> Result<Outcome, Failure> {
         let folder = self.folder.join(plan.seed.to_string());
-        let ended = Drive::new(self, plan, &folder)?.finish()?;
+        let mut outcome = Outcome::default();
+        if let Err(failure) = self.carry_out(plan, &folder, &mut outcome) {
+            let text = format!("the cycle broke off: {failure}");
+            outcome.problems.push(Problem::new(Sort::Wrong, text));
+        }
+        if outcome.problems.is_empty() {
+            fs::remove_dir_all(&folder).map_err(|error| at(&folder, &error))?;
+        } else {
+            outcome.kept = Some(self.keep(&folder, keep, &outcome.problems)?);
+        }
+        Ok(outcome)
+    }
+
+    fn carry_out(
+        &mut self,
+        plan: &Plan,
+        folder: &Path,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
+        let ended = Drive::new(self, plan, folder)?.finish()?;
         let was_away = ended.engine_restarts > 0;
-        let mut problems = verdicts::judge(plan, &folder.join("out"));
-        problems.extend(ended.problems);
+        outcome.missed = ended.missed;
+        outcome.problems.extend(ended.problems);
+        let judged = verdicts::judge(plan, &folder.join("out"));
+        outcome.problems.extend(judged);
         let mut collected = self.collect();
         if was_away && collected.is_err() {
             // An engine of this age counts the mounts of a container that outlived it twice, until
@@ -154,31 +176,20 @@ impl Lane {
             self.engine.start_again()?;
             collected = self.collect();
         }
-        let forgotten = match was_away {
-            true => self.engine.end_forgotten()?,
-            false => 0,
-        };
-        let collected = collected.unwrap_or_else(|failure| {
-            problems.push(Problem::new(Sort::Leaked, failure.to_string()));
-            0
-        });
+        if was_away {
+            outcome.forgotten = self.engine.end_forgotten()?;
+        }
+        let mut found = Vec::new();
+        match collected {
+            Ok(words) => outcome.collected = words,
+            Err(failure) => found.push(Problem::new(Sort::Leaked, failure.to_string())),
+        }
         let changed = self.foreign.changes().into_iter();
-        problems.extend(changed.map(|change| Problem::new(Sort::Foreign, change)));
+        found.extend(changed.map(|change| Problem::new(Sort::Foreign, change)));
         let left = self.leaks()?.into_iter();
-        problems.extend(left.map(|change| Problem::new(Sort::Leaked, change)));
-        let kept = if problems.is_empty() {
-            fs::remove_dir_all(&folder).map_err(|error| at(&folder, &error))?;
-            None
-        } else {
-            Some(self.keep(&folder, keep, &problems)?)
-        };
-        Ok(Outcome {
-            problems,
-            collected,
-            forgotten,
-            missed: ended.missed,
-            kept,
-        })
+        found.extend(left.map(|change| Problem::new(Sort::Leaked, change)));
+        outcome.problems.extend(found);
+        Ok(())
     }
 
     /// The engine itself ended somebody else's container, and started it.
@@ -186,8 +197,8 @@ impl Lane {
         self.foreign.settle()
     }
 
-    /// Has `gc` remove what is left; how many objects that were.
-    fn collect(&self) -> Result<usize, Failure> {
+    /// Has `gc` remove what is left, and says what that was.
+    fn collect(&self) -> Result<Vec<String>, Failure> {
         self.age()?;
         let mut command = self.command(&["gc", "--format", "json"]);
         let output = output(&mut command)?;
@@ -195,7 +206,12 @@ impl Lane {
         let report: Value = serde_json::from_str(&said).unwrap_or_default();
         let leftovers = report["leftovers"].as_array().cloned().unwrap_or_default();
         if output.status.success() {
-            return Ok(leftovers.len());
+            let words = leftovers.iter().map(|each| {
+                let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let role = word(&each["labels"]["swe-forge.role"]);
+                format!("{role} {}", word(&each["kind"]))
+            });
+            return Ok(words.collect());
         }
         let errors = leftovers.iter().filter_map(|each| each["error"].as_str());
         let errors: Vec<&str> = errors.collect();

@@ -89,12 +89,15 @@ pub(crate) fn run(words: &[&str]) -> Result<(), Failure> {
         next: AtomicUsize::new(0),
         totals: Mutex::new(Totals::default()),
     };
-    suite.run(wanted.lanes)?;
+    let broken = suite.run(wanted.lanes);
     let totals = suite.totals.into_inner();
     let totals = totals.unwrap_or_else(PoisonError::into_inner);
     shell::step(&format!("… took {} s", began.elapsed().as_secs()));
     shell::say(&totals.line());
-    totals.verdict()
+    match (broken, totals.verdict()) {
+        (Err(one), Err(other)) => Err(Failure::new(format!("{one}\n{other}"))),
+        (one, other) => one.and(other),
+    }
 }
 
 fn read(words: &[&str]) -> Result<Wanted, Failure> {
@@ -233,8 +236,8 @@ impl Suite {
         if outcome.missed > 0 {
             line.push_str(&format!("; {} never came", outcome.missed));
         }
-        if outcome.collected > 0 {
-            line.push_str(&format!("; gc removed {}", outcome.collected));
+        if !outcome.collected.is_empty() {
+            line.push_str(&format!("; gc removed {}", counted(&outcome.collected)));
         }
         if outcome.forgotten > 0 {
             line.push_str(&format!("; the engine forgot {}", outcome.forgotten));
@@ -245,6 +248,19 @@ impl Suite {
         shell::say(&line);
         self.totals().add(plan.seed, outcome);
     }
+}
+
+/// Each of some words once, with how often it is there when that is more than once.
+fn counted(words: &[String]) -> String {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for word in words {
+        *counts.entry(word).or_default() += 1;
+    }
+    let shown = counts.into_iter().map(|(word, count)| match count {
+        1 => word.to_owned(),
+        count => format!("{count} × {word}"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 impl Totals {
@@ -311,14 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn words_are_told_once_with_their_count() {
+        let words = ["a volume", "a container", "a volume"].map(str::to_owned);
+        assert_eq!(counted(&words), "a container, 2 × a volume");
+    }
+
+    #[test]
     fn one_cycle_that_went_wrong_fails_the_suite_and_names_its_seed() {
         let mut totals = Totals::default();
         let outcome = |problems, kept| Outcome {
             problems,
-            collected: 0,
-            forgotten: 0,
-            missed: 0,
             kept,
+            ..Outcome::default()
         };
         totals.add(1, &outcome(Vec::new(), None));
         assert!(totals.verdict().is_ok());
