@@ -213,6 +213,8 @@ impl Orchestrator {
         let taken = self.store.take_over_run(&from.id, from.epoch, &holder, now);
         let epoch = taken.await?.ok_or(RunError::Superseded)?;
         let store = self.store.fenced(from.id, epoch);
+        // What was asked of the process that is gone is not asked of whoever goes on.
+        store.take_requests(&from.id).await?;
         let jobs = jobs(tasks, &options);
         let standings = standing::read(&store, &from.id, jobs, now).await?;
         events.send(resumed(&standings));
