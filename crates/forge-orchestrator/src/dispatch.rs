@@ -190,8 +190,10 @@ pub(crate) async fn carry_out(
             tracing::error!(%error, "a release broke off");
         }
     }
-    // There is none where nothing ever waited.
-    tokio::fs::remove_file(context.layout.waiting()).await.ok();
+    if !context.superseded.is_cancelled() {
+        // There is none where nothing ever waited.
+        tokio::fs::remove_file(context.layout.waiting()).await.ok();
+    }
     let mut unstarted = 0;
     let reports = work.entries.into_iter().filter_map(|entry| {
         unstarted += u64::from(entry.report.is_none());

@@ -167,12 +167,12 @@ impl Orchestrator {
     ) -> Result<RunSummary, RunError> {
         let started_at = Timestamp::now();
         let secrets = all_secrets(tasks, &options);
-        let plan = plan(tasks, &options, &secrets)?;
+        let engine = self.engine.describe().await.map_err(RunError::Engine)?;
+        let plan = plan(tasks, &options, &engine, &secrets)?;
         let options = RunOptions {
             arguments: without_secrets(&options.arguments, &secrets),
             ..options
         };
-        let engine = self.engine.describe().await.map_err(RunError::Engine)?;
         let holder = holder::this_process();
         self.begin(&options, &engine, &holder, plan, started_at)
             .await?;
@@ -344,11 +344,17 @@ fn without_secrets(arguments: &[String], secrets: &Mask) -> Vec<String> {
 }
 
 /// What is recorded for whoever goes on with the run.
-fn plan(tasks: &[Arc<Task>], options: &RunOptions, secrets: &Mask) -> Result<String, RunError> {
+fn plan(
+    tasks: &[Arc<Task>],
+    options: &RunOptions,
+    engine: &EngineDescription,
+    secrets: &Mask,
+) -> Result<String, RunError> {
     let plan = RunPlan {
         purpose: PlannedPurpose::of(&options.purpose, secrets),
         tasks: plan::planned_tasks(tasks).map_err(RunError::Tasks)?,
         keep: options.keep,
+        endpoint: engine.endpoint.clone(),
         engine_identity: options.engine_identity.clone(),
     };
     serde_json::to_string(&plan).map_err(|error| RunError::Tasks(error.into()))
