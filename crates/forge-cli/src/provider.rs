@@ -51,6 +51,8 @@ pub struct EngineSettings {
     pub certificates: Option<PathBuf>,
     /// Cargo's configuration in sandboxes.
     pub cargo_config: Option<String>,
+    /// The runtime of sandboxes, where it is not the engine's default.
+    pub runtime: Option<String>,
 }
 
 /// No engine could be had.

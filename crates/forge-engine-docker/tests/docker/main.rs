@@ -19,5 +19,6 @@ mod inheritance;
 mod life;
 mod objects;
 mod profiles;
+mod runtimes;
 mod support;
 mod watch;
