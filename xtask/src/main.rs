@@ -3,8 +3,10 @@
 mod attack;
 mod bench;
 mod build;
+mod chaos;
 mod demo;
 mod engine;
+mod files;
 mod images;
 mod schemas;
 mod seccomp;
@@ -25,6 +27,9 @@ cargo xtask COMMAND
   attack [--case N] [--engine docker] [--binary PATH]
                    run hostile programs inside real sandboxes, with listeners outside that must
                    hear nothing, and write the table of docs/security.md
+  chaos [--cycles N] [--seed S] [--cycle SEED] [--lanes N] [--faults NAME,NAME] [--binary PATH]
+                   kill, stop and fill everything around runs on engines of their own, then count
+                   what is lost, doubled or left
   build            build forge-init and the release binary with it inside; prints its path
   setup            find or install an engine and make the base images that are missing
   tidy             check the rules of the house: arrows between crates, file lengths, lints
@@ -53,6 +58,7 @@ fn run(words: &[&str]) -> Result<(), Failure> {
         ["demo"] => demo::run(),
         ["test"] => test::run(),
         ["attack", rest @ ..] => attack::run(rest),
+        ["chaos", rest @ ..] => chaos::run(rest),
         ["build"] => build::all().map(|built| shell::say(&built.binary.display().to_string())),
         ["setup"] => {
             let built = build::all()?;

@@ -1,4 +1,5 @@
-//! What attempts of a run wait for: `waiting.json` in the run's folder, while anything waits.
+//! What attempts of a run wait for, and what is unusual about those that run: `waiting.json` in the
+//! run's folder, while there is any such.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,18 @@ pub struct WaitingList {
     pub waiting: u64,
     /// The first of them, in the order in which they were handed in.
     pub attempts: Vec<WaitingAttempt>,
+    /// Attempts that run and whose sandboxes are not as they should be.
+    #[serde(default)]
+    pub unwell: Vec<UnwellAttempt>,
+}
+
+/// One whose sandbox is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwellAttempt {
+    /// Name of the attempt.
+    pub id: String,
+    /// What is unusual, for a person.
+    pub remark: String,
 }
 
 /// One of them.

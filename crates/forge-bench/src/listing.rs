@@ -156,5 +156,6 @@ fn waiting(attempts: &[NewAttempt]) -> WaitingList {
                 reason: "other attempts go first".to_owned(),
             })
             .collect(),
+        unwell: Vec::new(),
     }
 }

@@ -475,7 +475,7 @@ pub struct LogsArguments {
     /// Which.
     #[command(flatten)]
     pub attempt: AttemptName,
-    /// Only this phase: setup, solve or verify [default: all, in this order]
+    /// Only this phase: setup, solve or verify [default: all, in this order, with headings]
     #[arg(short, long, value_name = "PHASE", value_parser = phase())]
     pub phase: Option<PhaseName>,
     /// Go on until the attempt has ended

@@ -10,14 +10,21 @@ use crate::log_tail;
 use crate::progress::Aim;
 use crate::results::{as_hoped, why};
 use crate::style::{Paint, Style};
+use crate::table::hanging;
 
 /// Failures told with their logs; of the others the table says enough.
 const TOLD: usize = 8;
 /// Lines of a log that are shown.
 const LINES: usize = 15;
 
-/// Tells the failures of a run; empty when there is none.
-pub(crate) fn render(report: &Report, layout: &RunLayout, aim: Aim, paint: Paint) -> String {
+/// Tells the failures of a run, on a screen with these colours and this width; empty when there is
+/// none.
+pub(crate) fn render(
+    report: &Report,
+    layout: &RunLayout,
+    aim: Aim,
+    screen: (Paint, Option<usize>),
+) -> String {
     let failures = match aim {
         Aim::Complete => report
             .tasks
@@ -30,7 +37,7 @@ pub(crate) fn render(report: &Report, layout: &RunLayout, aim: Aim, paint: Paint
     let mut text = String::new();
     for task in failures.iter().take(TOLD) {
         text.push('\n');
-        text.push_str(&one(task, layout, paint));
+        text.push_str(&one(task, layout, screen));
     }
     let more = failures.len().saturating_sub(TOLD);
     if more > 0 {
@@ -59,7 +66,7 @@ fn telling_attempts(report: &Report) -> Vec<&TaskReport> {
         .collect()
 }
 
-fn one(task: &TaskReport, layout: &RunLayout, paint: Paint) -> String {
+fn one(task: &TaskReport, layout: &RunLayout, (paint, width): (Paint, Option<usize>)) -> String {
     let name = paint.paint(Style::Bold, &escape::line(&task.task_id));
     let what = match task.state {
         StateName::Completed => "verification passed".to_owned(),
@@ -74,6 +81,7 @@ fn one(task: &TaskReport, layout: &RunLayout, paint: Paint) -> String {
         text.push_str(": ");
         text.push_str(&escape::line(&task.message));
     }
+    text = hanging(&text, width, 4);
     text.push('\n');
     if let Some(phase) = task.phases.last() {
         let path = layout.root().join(&phase.output);
@@ -132,7 +140,7 @@ mod tests {
             truncated: false,
         });
         assert_eq!(
-            one(&task, &layout, Paint { colored: false }),
+            one(&task, &layout, (Paint { colored: false }, None)),
             "x (oracle): tests_failed: verify ended with code 1\n  \
              │ 1 passed\n  \
              │ \\x1b[31m1 failed\n  \

@@ -14,6 +14,10 @@ use crate::error::CliError;
 use crate::escape;
 use crate::live_view::LiveView;
 use crate::style::{Paint, Style};
+use crate::table::hanging;
+
+/// Indentation of what of a line goes on below.
+const REST: usize = 4;
 
 /// How much is said besides results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +97,14 @@ impl Printer {
             .map(|(_, columns)| usize::from(columns))
     }
 
+    /// The width of standard error, when a person looks at it.
+    #[must_use]
+    pub fn err_width(&self) -> Option<usize> {
+        let size = console::Term::stderr().size_checked();
+        size.filter(|_| self.shared.err.terminal)
+            .map(|(_, columns)| usize::from(columns))
+    }
+
     /// Colours of standard output.
     #[must_use]
     pub fn out_paint(&self) -> Paint {
@@ -160,9 +172,11 @@ impl Printer {
         self.line(&escape::json(&text))
     }
 
-    /// Writes a line about what is going on to standard error, unless that is not wanted.
+    /// Writes a line about what is going on to standard error, unless that is not wanted. Where it
+    /// does not fit, it is broken between words.
     pub fn progress(&self, line: &str) {
         if !self.shared.quiet {
+            let line = hanging(line, self.err_width(), REST);
             self.error_stream(&format!("{line}\n"));
         }
     }

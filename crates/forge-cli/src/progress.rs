@@ -42,6 +42,8 @@ struct Running {
     task: TaskId,
     agent: &'static str,
     doing: &'static str,
+    /// What is unusual about its sandbox.
+    remark: Option<String>,
     since: Instant,
 }
 
@@ -104,6 +106,7 @@ impl Board {
                 task,
                 agent,
                 doing: "starting",
+                remark: None,
                 since: now,
             }),
             RunEvent::State { id, state } => self.set_doing(
@@ -117,6 +120,11 @@ impl Board {
                 },
             ),
             RunEvent::Phase { id, phase } => self.set_doing(&id, phase.as_str()),
+            RunEvent::Health { id, remark } => {
+                if let Some(running) = self.running.iter_mut().find(|running| running.id == id) {
+                    running.remark = remark;
+                }
+            }
             RunEvent::Again {
                 id, pause, message, ..
             } => {
@@ -187,11 +195,16 @@ impl Board {
             .iter()
             .map(|running| {
                 let elapsed = units::clock(now.duration_since(running.since));
+                let remark = running
+                    .remark
+                    .as_deref()
+                    .map(|remark| format!("  {remark}"));
                 format!(
-                    "{spinner} {:<names$}  {:<7}  {:<8}  {elapsed:>5}",
+                    "{spinner} {:<names$}  {:<7}  {:<8}  {elapsed:>5}{}",
                     running.task.as_str(),
                     running.agent,
                     running.doing,
+                    paint.paint(Style::Warning, &remark.unwrap_or_default()),
                 )
             })
             .collect();

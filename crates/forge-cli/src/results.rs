@@ -13,7 +13,7 @@ use crate::failures;
 use crate::printer::Printer;
 use crate::progress::Aim;
 use crate::style::{Paint, Style};
-use crate::table::{Cell, Table};
+use crate::table::{Cell, Table, hanging};
 use crate::units;
 
 /// Different remarks that are shown; the report holds all.
@@ -57,8 +57,8 @@ pub(crate) fn render(report: &Report, layout: &RunLayout, aim: Aim, printer: &Pr
         Aim::Complete => attempts(&report.tasks).render(paint, width),
         Aim::Validate => verdicts(&report.validation).render(paint, width),
     };
-    text.push_str(&failures::render(report, layout, aim, paint));
-    text.push_str(&notes(&report.tasks, paint));
+    text.push_str(&failures::render(report, layout, aim, (paint, width)));
+    text.push_str(&notes(&report.tasks, paint, width));
     text.push('\n');
     text.push_str(&summary(report, aim, paint));
     let path = escape::path(&layout.report());
@@ -67,7 +67,7 @@ pub(crate) fn render(report: &Report, layout: &RunLayout, aim: Aim, printer: &Pr
 }
 
 fn attempts(tasks: &[TaskReport]) -> Table {
-    let mut table = Table::new(&["TASK", "AGENT", "DIFFICULTY", "STATE", ">SECONDS", "REASON"]);
+    let mut table = Table::new(&["TASK", "AGENT", "DIFFICULTY", "STATE", ">TIME", "REASON"]);
     for task in tasks {
         let style = match task.reason {
             Some(Reason::Cancelled) => Style::Warning,
@@ -79,7 +79,7 @@ fn attempts(tasks: &[TaskReport]) -> Table {
             Cell::from(&task.agent),
             Cell::from(task.difficulty.as_str()),
             Cell::styled(style, task.state.as_str()),
-            Cell::from(units::seconds(took)),
+            Cell::from(units::duration(took)),
             Cell::from(why(task)),
         ]);
     }
@@ -100,7 +100,7 @@ fn verdicts(validation: &[ValidationReport]) -> Table {
 }
 
 /// What was remarked about attempts, each remark once.
-fn notes(tasks: &[TaskReport], paint: Paint) -> String {
+fn notes(tasks: &[TaskReport], paint: Paint, width: Option<usize>) -> String {
     let mut notes: Vec<(&str, Vec<&str>)> = Vec::new();
     // Where each remark is in `notes`, which has them in the order they were first made.
     let mut places: HashMap<&str, usize> = HashMap::new();
@@ -120,7 +120,9 @@ fn notes(tasks: &[TaskReport], paint: Paint) -> String {
             [only] => escape::line(only),
             several => units::count(several.len() as u64, "attempt"),
         };
-        text.push_str(&format!("\n{word}: {} ({whose})", escape::line(note)));
+        let line = format!("{word}: {} ({whose})", escape::line(note));
+        text.push('\n');
+        text.push_str(&hanging(&line, width, 2));
     }
     if notes.len() > NOTES {
         let more = notes.len() - NOTES;
@@ -241,10 +243,10 @@ pub(crate) mod tests {
         tasks[2].notes = vec!["clamped".into(), "left\x1b".into()];
         let plain = Paint { colored: false };
         assert_eq!(
-            notes(&tasks, plain),
+            notes(&tasks, plain, None),
             "\nnote: clamped (2 attempts)\nnote: left\\x1b (c)\n"
         );
-        assert_eq!(notes(&tasks[1..2], plain), "");
+        assert_eq!(notes(&tasks[1..2], plain, None), "");
     }
 
     fn last_phase(name: PhaseName) -> PhaseReport {

@@ -56,13 +56,6 @@ pub fn clock(duration: Duration) -> String {
     }
 }
 
-/// Seconds with one decimal, for columns.
-#[must_use]
-pub fn seconds(duration: Duration) -> String {
-    let tenths = tenths(duration);
-    format!("{}.{}", tenths / 10, tenths % 10)
-}
-
 /// The nearest number of tenths of a second.
 fn tenths(duration: Duration) -> u64 {
     let rounded = duration.saturating_add(Duration::from_millis(50));
@@ -157,9 +150,6 @@ mod tests {
         }
         assert_eq!(clock(Duration::from_secs(7)), "0:07");
         assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
-        assert_eq!(seconds(Duration::from_millis(12_345)), "12.3");
-        assert_eq!(seconds(Duration::from_millis(12_350)), "12.4");
-        assert_eq!(seconds(Duration::from_millis(960)), "1.0");
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod superseded;
 mod sweep;
 mod tls;
 mod transport;
+mod watch;
 mod workspace;
 
 pub use discovery::Environment;

@@ -21,7 +21,7 @@ use forge_engine::{
     RunningExec, Sandbox,
 };
 use forge_wire::message::{Settings, TransferLimits, TransferSummary};
-use forge_wire::{SOCKET_DIRECTORY, Secret, UNCLAIMED_CODE};
+use forge_wire::{SOCKET_DIRECTORY, UNCLAIMED_CODE};
 use tokio::io::AsyncRead;
 use tokio::time::Instant;
 
@@ -513,6 +513,10 @@ impl Sandbox for DockerSandbox {
             return Ok(Condition::Gone);
         };
         let state = found.state.unwrap_or_default();
+        // A paused one runs as well.
+        if state.paused == Some(true) {
+            return Ok(Condition::Paused);
+        }
         if state.running == Some(true) {
             return Ok(Condition::Running);
         }

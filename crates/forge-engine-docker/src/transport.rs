@@ -221,6 +221,26 @@ impl Transport {
         Ok(self.http.request(request).await?)
     }
 
+    /// Asks for what the engine sends for as long as it likes; returns when it has begun.
+    pub(crate) async fn listen(&self, path: &str) -> Result<Incoming, BollardError> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(format!("http://{HOST_NAME}{path}"))
+            .header(HOST, HeaderValue::from_static(HOST_NAME))
+            .body(Either::Left(Full::default()))?;
+        let asking = async {
+            let response = self.clone().send(request).await?;
+            if response.status() == StatusCode::OK {
+                return Ok(response.into_body());
+            }
+            Err(refusal(response).await?)
+        };
+        match tokio::time::timeout(HIJACK_TIMEOUT, asking).await {
+            Ok(result) => result,
+            Err(_) => Err(BollardError::RequestTimeoutError),
+        }
+    }
+
     /// Posts `body` to `path` and takes the connection over as a raw stream.
     ///
     /// # Errors
@@ -240,21 +260,26 @@ impl Transport {
             .body(Either::Left(Full::new(body)))?;
         let hijacking = async {
             let response = self.clone().send(request).await?;
-            let status = response.status();
-            if status == StatusCode::SWITCHING_PROTOCOLS {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(TokioIo::new(hyper::upgrade::on(response).await?));
             }
-            let bytes = response.into_body().collect().await?.to_bytes();
-            Err(BollardError::DockerResponseServerError {
-                status_code: status.as_u16(),
-                message: error_message(&bytes),
-            })
+            Err(refusal(response).await?)
         };
         match tokio::time::timeout(HIJACK_TIMEOUT, hijacking).await {
             Ok(result) => result,
             Err(_) => Err(BollardError::RequestTimeoutError),
         }
     }
+}
+
+/// What an engine says that does not do what it was asked for.
+async fn refusal(response: Response<Incoming>) -> Result<BollardError, BollardError> {
+    let status_code = response.status().as_u16();
+    let bytes = response.into_body().collect().await?.to_bytes();
+    Ok(BollardError::DockerResponseServerError {
+        status_code,
+        message: error_message(&bytes),
+    })
 }
 
 /// What the engine says in the body of an error.

@@ -14,6 +14,7 @@ use tokio::io::AsyncRead;
 use crate::error::EngineError;
 use crate::images::ImageStore;
 use crate::sandbox::Sandbox;
+use crate::watch::Watch;
 
 /// What proves that a sandbox is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +172,7 @@ pub trait Fixtures: Send + Sync {
 
 /// A place where sandboxes can exist.
 #[async_trait]
-pub trait Engine: Inventory + Fixtures + fmt::Debug {
+pub trait Engine: Inventory + Fixtures + Watch + fmt::Debug {
     /// What it is; fails when it cannot be used now. Never starts anything.
     async fn describe(&self) -> Result<EngineDescription, EngineError>;
 

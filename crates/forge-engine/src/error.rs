@@ -68,6 +68,8 @@ pub enum Operation {
     Snapshot,
     /// Removing what all sandboxes share.
     Close,
+    /// Being told what happens.
+    Watch,
 }
 
 impl fmt::Display for Operation {
@@ -90,6 +92,7 @@ impl fmt::Display for Operation {
             Self::Network => "control the network of",
             Self::Snapshot => "keep the changes of",
             Self::Close => "close the engine",
+            Self::Watch => "watch the engine",
         })
     }
 }

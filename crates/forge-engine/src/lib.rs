@@ -4,6 +4,7 @@
 //! * [`channel`]: the client end of the connection to `forge-init`, the same for every engine.
 //! * [`conformance`]: what every engine must do, as cases that run on any of them.
 //! * [`diagnosis`]: what can be said about an engine before anything runs.
+//! * [`watch`]: what an engine tells of sandboxes by itself.
 //! * [`images`]: what an engine that can hold base images offers besides.
 //! * [`fake`]: an engine without containers, for tests of decisions and faults.
 //!
@@ -19,6 +20,7 @@ pub mod fake;
 pub mod images;
 pub mod sandbox;
 pub mod task;
+pub mod watch;
 
 pub use engine::{
     Credentials, Engine, EngineDescription, Fixtures, FoundObject, Inventory, ObjectKind,
@@ -27,3 +29,4 @@ pub use engine::{
 pub use error::{EngineError, EngineErrorKind, Operation};
 pub use images::ImageStore;
 pub use sandbox::{Condition, Egress, EgressRecords, Files, OutputChunk, RunningExec, Sandbox};
+pub use watch::{Observation, ObservationKind, Observations, Watch};

@@ -52,6 +52,8 @@ impl fmt::Debug for dyn Sandbox {
 pub enum Condition {
     /// It runs.
     Running,
+    /// It is there, and the engine lets nothing in it run.
+    Paused,
     /// Its PID 1 ended.
     Ended {
         /// With this code.

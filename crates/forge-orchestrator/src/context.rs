@@ -6,6 +6,7 @@ use std::time::Duration;
 use forge_api::report::TaskReport;
 use forge_core::{Attempt, OwnerId, RunId, SandboxId, Task};
 use forge_engine::Engine;
+use forge_plan::health::Judgement;
 use forge_store::Store;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Agent;
 use crate::events::EventSink;
 use crate::layout::RunLayout;
+use crate::observed::Observed;
 use crate::operator::Operator;
 use crate::placement::Placement;
 
@@ -96,6 +98,8 @@ pub(crate) struct Context {
     pub news: mpsc::UnboundedSender<News>,
     /// How often this run was taken over: what sandboxes and the record know whose they are by.
     pub epoch: u64,
+    /// What the engine told by itself.
+    pub observed: Observed,
     /// Asked when another process has taken this run over: nothing may be touched any more.
     pub superseded: Cancellation,
 }
@@ -109,6 +113,20 @@ pub(crate) enum News {
         number: u64,
         /// How long that took the engine.
         took: Duration,
+    },
+    /// Its sandbox does something else than before, or nothing.
+    Health {
+        /// The job's number.
+        number: u64,
+        /// What it is at.
+        judgement: Judgement,
+    },
+    /// The engine lets nothing in a sandbox run, or everything again.
+    Paused {
+        /// The sandbox, whichever attempt it is of.
+        sandbox: SandboxId,
+        /// Whether nothing runs.
+        is_paused: bool,
     },
     /// It ended, and its sandbox is kept for a while.
     Lingers {

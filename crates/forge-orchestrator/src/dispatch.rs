@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forge_api::report::{EarlierTry, TaskReport};
-use forge_api::waiting::{MOST_LISTED, WaitingAttempt, WaitingList};
+use forge_api::waiting::{MOST_LISTED, UnwellAttempt, WaitingAttempt, WaitingList};
 use forge_core::{Limits, SandboxId};
 use forge_engine::EngineDescription;
 use forge_engine::task::{self, OwnedTask};
 use forge_plan::capacity::{Amount, Shortage};
 use forge_plan::dispatch::{Action, Dispatcher, Event, Policy};
+use forge_plan::health::Judgement;
 use forge_plan::hold::HoldPolicy;
 use forge_plan::queue::{Job as JobNumber, RunNumber, Scope, Submission};
 use forge_store::{RequestKind, StoreError};
@@ -29,10 +30,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use crate::attempt::{self, Left};
 use crate::context::{Cancellation, Context, Control, Job, News};
 use crate::events::RunEvent;
-use crate::failure;
 use crate::host::Host;
 use crate::run::{RunOptions, new_attempt};
 use crate::standing::{Standing, earlier_try, tries_before};
+use crate::{cleanup, failure, observed};
 
 /// All jobs of an orchestrator are of one run, as yet.
 const RUN: RunNumber = RunNumber(0);
@@ -112,6 +113,8 @@ struct Entry {
     /// It shall not start, or not once more.
     is_cancelled: bool,
     report: Option<TaskReport>,
+    /// What is unusual about its sandbox.
+    remark: Option<String>,
     /// Whoever watches knows how it ended.
     is_told: bool,
 }
@@ -128,6 +131,8 @@ struct Loop<'c> {
     told: WaitingList,
     /// What waits is left for another day.
     is_draining: bool,
+    /// Of what was kept and is not wanted any more.
+    removals: Vec<OwnedTask<()>>,
 }
 
 /// Runs every job until it has a report, or until nothing more is to be started and nothing runs.
@@ -142,6 +147,7 @@ pub(crate) async fn carry_out(
     let mut work = Loop::new(context, policy, cancellation);
     let (mut looks, mut tellings) = (every(LOOK), every(TELLING));
     let (mut asks, mut renewals) = (every(ASK), every(RENEWAL));
+    let watch = task::spawn("watch", observed::follow(Arc::clone(context)));
     let mut actions = work.take_in(standings).await;
     let mut is_cancelling = false;
     loop {
@@ -178,8 +184,16 @@ pub(crate) async fn carry_out(
             () = context.superseded.cancelled() => break,
         }
     }
-    // There is none where nothing ever waited.
-    tokio::fs::remove_file(context.layout.waiting()).await.ok();
+    drop(watch);
+    for removal in std::mem::take(&mut work.removals) {
+        if let Err(error) = removal.join().await {
+            tracing::error!(%error, "a release broke off");
+        }
+    }
+    if !context.superseded.is_cancelled() {
+        // There is none where nothing ever waited.
+        tokio::fs::remove_file(context.layout.waiting()).await.ok();
+    }
     let mut unstarted = 0;
     let reports = work.entries.into_iter().filter_map(|entry| {
         unstarted += u64::from(entry.report.is_none());
@@ -215,6 +229,7 @@ impl<'c> Loop<'c> {
             running: FuturesUnordered::new(),
             told: WaitingList::default(),
             is_draining: false,
+            removals: Vec::new(),
         }
     }
 
@@ -239,6 +254,7 @@ impl<'c> Loop<'c> {
                 control: None,
                 is_cancelled: false,
                 report: None,
+                remark: None,
                 is_told: false,
             });
         }
@@ -337,6 +353,21 @@ impl<'c> Loop<'c> {
                 let job = JobNumber(number);
                 self.handle(Event::Up { job, took })
             }
+            News::Health { number, judgement } => {
+                self.remark(place(JobNumber(number)), remark(judgement));
+                Vec::new()
+            }
+            News::Paused { sandbox, is_paused } => {
+                let is_of = |entry: &Entry| {
+                    let rest = sandbox.as_str().strip_prefix(entry.job.id.as_str());
+                    entry.control.is_some() && rest.is_some_and(is_part)
+                };
+                if let Some(number) = self.entries.iter().position(is_of) {
+                    let judgement = is_paused.then_some(Judgement::Paused);
+                    self.remark(number, judgement.and_then(remark));
+                }
+                Vec::new()
+            }
             News::Lingers {
                 number,
                 firm,
@@ -346,6 +377,17 @@ impl<'c> Loop<'c> {
                 self.tell_end(place(job), *report);
                 self.handle(Event::Lingers { job, firm })
             }
+        }
+    }
+
+    fn remark(&mut self, number: usize, remark: Option<String>) {
+        let entry = &mut self.entries[number];
+        if entry.remark != remark {
+            self.context.events.send(RunEvent::Health {
+                id: entry.job.id.clone(),
+                remark: remark.clone(),
+            });
+            entry.remark = remark;
         }
     }
 
@@ -373,7 +415,10 @@ impl<'c> Loop<'c> {
                     let job = JobNumber(entry.job.number);
                     actions.extend(self.handle(Event::Cancelled(Scope::Job(job))));
                 }
-                (RequestKind::Release, Some(number)) => self.release(number),
+                (RequestKind::Release, Some(number)) => {
+                    self.release(number);
+                    self.remove_kept(number);
+                }
                 (RequestKind::Release, None) => {
                     (0..self.entries.len()).for_each(|number| self.release(number));
                 }
@@ -386,6 +431,29 @@ impl<'c> Loop<'c> {
         if let Some(control) = &self.entries[number].control {
             control.release.cancel();
         }
+    }
+
+    /// Removes what an attempt that has ended left for inspection.
+    fn remove_kept(&mut self, number: usize) {
+        let Entry { job, report, .. } = &self.entries[number];
+        if report.is_none() {
+            return;
+        }
+        let (context, id) = (Arc::clone(self.context), job.id.clone());
+        let removal = task::spawn("release", async move {
+            let removed = async {
+                let record = context.store.attempt(&id).await?;
+                let now = Timestamp::now();
+                cleanup::release(&*context.engine, &context.store, &record, now).await
+            };
+            match removed.await {
+                Ok(left) => left.iter().for_each(|left| tracing::warn!(%id, "{left}")),
+                Err(error) => {
+                    tracing::warn!(%id, error = failure::chain(&error), "not released");
+                }
+            }
+        });
+        self.removals.push(removal);
     }
 
     fn number_of(&self, id: &SandboxId) -> Option<usize> {
@@ -401,9 +469,16 @@ impl<'c> Loop<'c> {
                 reason: found.reason.to_string(),
             })
         });
+        let unwell = self.entries.iter().filter_map(|entry| {
+            Some(UnwellAttempt {
+                id: entry.job.id.to_string(),
+                remark: entry.remark.clone()?,
+            })
+        });
         WaitingList {
             waiting: self.dispatcher.queue().waiting() as u64,
             attempts: attempts.take(MOST_LISTED).collect(),
+            unwell: unwell.take(MOST_LISTED).collect(),
         }
     }
 
@@ -491,6 +566,7 @@ impl<'c> Loop<'c> {
         });
         entry.earlier.push(earlier_try(report));
         entry.is_told = false;
+        entry.remark = None;
         entry.job = Arc::new(next);
     }
 
@@ -527,6 +603,7 @@ impl<'c> Loop<'c> {
                 earlier.id, earlier.message
             )
         }));
+        entry.remark = None;
         if !std::mem::replace(&mut entry.is_told, true) {
             let id = entry.job.id.clone();
             self.context.events.send(RunEvent::Ended {
@@ -535,6 +612,19 @@ impl<'c> Loop<'c> {
             });
         }
         report
+    }
+}
+
+/// Whether this is what follows the id of an attempt in that of its sandbox.
+fn is_part(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('-')
+}
+
+/// What is worth saying about a sandbox: that it works is not.
+fn remark(judgement: Judgement) -> Option<String> {
+    match judgement {
+        Judgement::Busy | Judgement::Idle => None,
+        other => Some(other.to_string()),
     }
 }
 

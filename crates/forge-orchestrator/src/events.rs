@@ -33,6 +33,13 @@ pub enum RunEvent {
         /// The phase.
         phase: PhaseName,
     },
+    /// A sandbox is not as it should be, or is again.
+    Health {
+        /// The attempt.
+        id: SandboxId,
+        /// What is unusual, for a person; `None` when nothing is.
+        remark: Option<String>,
+    },
     /// An attempt ended by the infrastructure and does not count: another one is made.
     Again {
         /// The attempt that ended.

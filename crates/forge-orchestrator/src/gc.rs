@@ -41,7 +41,7 @@ pub struct Leftover {
 /// Objects that stay for one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Staying {
-    /// The run they were made for; `None` for what runs share.
+    /// The run they were made for; `None` where they name none.
     pub run: Option<RunId>,
     /// Why they stay.
     pub why: Stay,
@@ -99,14 +99,14 @@ pub async fn collect(
     let own = store.owner();
     let owner = (!options.scope.any_owner).then_some(own);
     let objects = engine.list(owner).await?;
-    let mut known = KnownRuns::new(store);
+    let mut known = KnownRuns::new(store, options.now);
     let mut report = GcReport {
         dry_run: options.dry_run,
         ..GcReport::default()
     };
     if options.scope.interrupted {
         report.given_up = match options.dry_run {
-            true => settle::interrupted_runs(store).await?,
+            true => settle::interrupted_runs(store, options.now).await?,
             false => settle::give_up_interrupted(store, options.now).await?,
         };
         // The record calls them ended from now on; what is told of them is why.
@@ -118,7 +118,7 @@ pub async fn collect(
         decisions.push(reaper::decide(&facts, own, options.scope, options.now));
     }
     keep_what_is_named(&objects, &mut decisions);
-    let mut interrupted = settle::interrupted_runs(store).await?;
+    let mut interrupted = settle::interrupted_runs(store, options.now).await?;
     interrupted.retain(|run| !report.given_up.contains(run));
     report.staying = staying(&objects, &decisions, &interrupted);
     report.kept = report.staying.iter().map(|each| each.objects).sum();
@@ -134,13 +134,13 @@ pub async fn collect(
     Ok(report)
 }
 
-/// The run that an object was made for; what runs share names none.
+/// The run that an object was made for.
 fn run_of(object: &FoundObject) -> Option<RunId> {
     object.label(keys::RUN)?.parse().ok()
 }
 
-/// What several runs share, such as the egress proxy, names no run, and its holder may be gone while
-/// a sandbox still needs it: a run that another process went on with. Sandboxes name it in a label.
+/// What several attempts share, such as the egress proxy, names no task. Its holder may be gone and
+/// its time be up while a sandbox still needs it: the sandbox then names it in a label.
 fn keep_what_is_named(objects: &[FoundObject], decisions: &mut [Decision]) {
     let mut named: HashMap<&str, Stay> = HashMap::new();
     for (object, decision) in objects.iter().zip(decisions.iter()) {
@@ -149,9 +149,11 @@ fn keep_what_is_named(objects: &[FoundObject], decisions: &mut [Decision]) {
         }
     }
     for (object, decision) in objects.iter().zip(decisions) {
-        if let (Decision::Remove(Ground::HolderGone), None, Some(stay)) =
-            (*decision, run_of(object), named.get(object.name.as_str()))
-        {
+        if let (Decision::Remove(_), None, Some(stay)) = (
+            *decision,
+            object.label(keys::TASK_ID),
+            named.get(object.name.as_str()),
+        ) {
             *decision = Decision::Leave(*stay);
         }
     }
@@ -208,6 +210,7 @@ const fn rank(kind: ObjectKind) -> u8 {
 /// What the record says about runs, each asked about once.
 struct KnownRuns<'s> {
     store: &'s Store,
+    now: Timestamp,
     runs: HashMap<RunId, Option<Known>>,
     given_up: HashSet<RunId>,
 }
@@ -221,9 +224,10 @@ struct Known {
 }
 
 impl<'s> KnownRuns<'s> {
-    fn new(store: &'s Store) -> Self {
+    fn new(store: &'s Store, now: Timestamp) -> Self {
         Self {
             store,
+            now,
             runs: HashMap::new(),
             given_up: HashSet::new(),
         }
@@ -277,7 +281,7 @@ impl<'s> KnownRuns<'s> {
             Err(error) => return Err(error),
         };
         let holder = holder::look_up(&record.holder);
-        let state = RunState::of(record.ended_at.is_some(), holder);
+        let state = settle::run_state(&record, self.now);
         let kept = match state {
             RunState::Ended { .. } => self.store.attempts_of(run).await?,
             _ => Vec::new(),

@@ -162,8 +162,10 @@ async fn pass(engine: &dyn Engine, store: &Store, options: ClearOptions) -> Resu
             Some(error) => tracing::info!(run, error, "old results stay"),
         }
     }
-    for cleared in clear_images(engine, store, options).await? {
-        tracing::info!(id = cleared.id, in_use = cleared.in_use, "an image was old");
+    if let Some(images) = engine.images() {
+        for cleared in clear_images(images, store, options).await? {
+            tracing::info!(id = cleared.id, in_use = cleared.in_use, "an image was old");
+        }
     }
     Ok(())
 }
@@ -379,13 +381,10 @@ async fn forget(store: &Store, run: &RunId) -> Result<bool, StoreError> {
 /// # Errors
 /// Of listing, and of the record; a failed removal is in what it says.
 pub async fn clear_images(
-    engine: &dyn Engine,
+    images: &dyn ImageStore,
     store: &Store,
     options: ClearOptions,
 ) -> Result<Vec<ClearedImage>, GcError> {
-    let Some(images) = engine.images() else {
-        return Ok(Vec::new());
-    };
     let before = options.policy.images_before(options.now);
     let is_old = |image: &ImageSummary| {
         let created = image.created.parse::<Timestamp>();

@@ -9,12 +9,13 @@ use forge_core::{
     CommandLine, Deadline, ExecRequest, ExitReport, Failure, Limits, Outcome, PhaseName, Reason,
 };
 use forge_engine::{EngineError, EngineErrorKind, Operation, RunningExec, Sandbox};
+use forge_plan::health::Judgement;
 use futures::FutureExt;
 
-use crate::context::Cancellation;
-use crate::failure;
+use crate::context::{Cancellation, Context};
 use crate::phase_log::PhaseLog;
 use crate::redact::Mask;
+use crate::{failure, heartbeat};
 
 /// The sandbox ends a phase at its deadline by itself. It is given this much longer before it is
 /// taken to be stuck.
@@ -53,6 +54,7 @@ pub(crate) async fn run(
     sandbox: &dyn Sandbox,
     phase: PhaseCommand<'_>,
     cancellation: &Cancellation,
+    tell: impl FnMut(Judgement),
 ) -> PhaseEnd {
     let opened = match phase.joined {
         None => PhaseLog::create(phase.log, phase.secrets).await,
@@ -85,6 +87,7 @@ pub(crate) async fn run(
         end = follow(sandbox, request, &mut log) => end,
         () = cancellation.cancelled() => PhaseEnd::Cancelled,
         () = overdue => PhaseEnd::Stuck,
+        gone = heartbeat::beat(sandbox, tell) => PhaseEnd::Lost(gone),
     };
     match log.finish().await {
         Err(error) => PhaseEnd::LogFailed(error),
@@ -172,11 +175,11 @@ const LIFETIME_PASSED: i64 = 124;
 /// What a lost contact means, asked of the engine itself: it may be gone, or only the sandbox, or
 /// the sandbox reached the end of its life.
 pub(crate) async fn explain_loss(
-    engine: &dyn forge_engine::Engine,
+    context: &Context,
     sandbox: &dyn Sandbox,
     error: &EngineError,
 ) -> Outcome {
-    let described = tokio::time::timeout(Duration::from_secs(5), engine.describe()).await;
+    let described = tokio::time::timeout(Duration::from_secs(5), context.engine.describe()).await;
     let unreachable = match described {
         Ok(Ok(_)) => None,
         Ok(Err(failure)) => Some(failure::chain(&failure)),
@@ -198,7 +201,7 @@ pub(crate) async fn explain_loss(
             out_of_memory,
         }) => {
             let message = format!("the sandbox's PID 1 ended with code {code} while the task ran");
-            if out_of_memory {
+            if out_of_memory || context.observed.was_out_of_memory(sandbox.id()) {
                 Failure::new(
                     Reason::OutOfMemory,
                     format!("{message}, for want of memory"),
@@ -210,7 +213,9 @@ pub(crate) async fn explain_loss(
         Ok(forge_engine::Condition::Gone) => {
             Failure::new(Reason::Lost, "the sandbox was removed by somebody else")
         }
-        Ok(forge_engine::Condition::Running) | Err(_) => failure::from_engine(error),
+        Ok(forge_engine::Condition::Running | forge_engine::Condition::Paused) | Err(_) => {
+            failure::from_engine(error)
+        }
     })
 }
 

@@ -177,7 +177,7 @@ pub(crate) async fn remove_mark(log: &Path) -> io::Result<()> {
 }
 
 /// `.solve.mark` beside `solve.log`.
-fn mark_of(log: &Path) -> PathBuf {
+pub(crate) fn mark_of(log: &Path) -> PathBuf {
     let stem = log.file_stem().unwrap_or_default().to_string_lossy();
     log.with_file_name(format!(".{stem}.mark"))
 }

@@ -13,6 +13,7 @@ use forge_core::{CleanupBounds, PhaseName, RunId, SandboxId, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::RunLayout;
+use crate::phase_log::mark_of;
 
 /// A larger file is none of ours.
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -236,10 +237,12 @@ fn is_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
-/// The logs of an attempt.
+/// The logs of an attempt, and the marks beside them.
 fn logs(layout: &RunLayout, id: &SandboxId) -> Vec<PathBuf> {
     let phases = PhaseName::ALL.map(|phase| layout.log(id, phase));
-    phases.into_iter().chain([layout.connections(id)]).collect()
+    let marks = phases.each_ref().map(|log| mark_of(log));
+    let logs = phases.into_iter().chain(marks);
+    logs.chain([layout.connections(id)]).collect()
 }
 
 /// What of a run belongs to no attempt, finished or half-written; the report last.
@@ -320,7 +323,9 @@ mod tests {
             let layout = fixture.layout();
             let artifacts = layout.artifacts(fixture.id()).join("output/deep");
             fs::create_dir_all(&artifacts).unwrap();
-            fs::write(layout.log(fixture.id(), PhaseName::Solve), "12345").unwrap();
+            let log = layout.log(fixture.id(), PhaseName::Solve);
+            fs::write(&log, "1234").unwrap();
+            fs::write(mark_of(&log), "5").unwrap();
             fs::write(artifacts.join("kept"), "1234567").unwrap();
             fs::write(layout.junit(), "<x>").unwrap();
             fixture

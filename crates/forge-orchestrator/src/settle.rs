@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use forge_core::ownership::keys;
 use forge_core::{Failure, Reason, RunId, Transition};
 use forge_engine::Engine;
+use forge_plan::lease;
 use forge_plan::reaper::RunState;
 use forge_store::{AttemptFilter, AttemptRecord, RunRecord, Store, StoreError};
 use jiff::Timestamp;
@@ -16,17 +17,19 @@ use crate::holder;
 ///
 /// # Errors
 /// Of the record.
-pub async fn interrupted_runs(store: &Store) -> Result<Vec<RunId>, StoreError> {
+pub async fn interrupted_runs(store: &Store, now: Timestamp) -> Result<Vec<RunId>, StoreError> {
     let unfinished = store.unfinished_runs().await?;
-    let interrupted = unfinished.iter().filter(|run| is_interrupted(run));
+    let interrupted = unfinished
+        .iter()
+        .filter(|run| run_state(run, now) == RunState::Interrupted);
     Ok(interrupted.map(|run| run.id).collect())
 }
 
-/// Whether a run has not ended although its process has.
+/// Whether a process drives a run, as far as can be told from here.
 #[must_use]
-pub fn is_interrupted(run: &RunRecord) -> bool {
-    let state = RunState::of(run.ended_at.is_some(), holder::look_up(&run.holder));
-    state == RunState::Interrupted
+pub fn run_state(run: &RunRecord, now: Timestamp) -> RunState {
+    let process = lease::standing(holder::look_up(&run.holder), run.renewed_at, now);
+    RunState::of(run.ended_at.is_some(), process)
 }
 
 /// Gives up every interrupted run: its attempts that were under way are lost, and it ends, so that
@@ -38,7 +41,7 @@ pub fn is_interrupted(run: &RunRecord) -> bool {
 pub async fn give_up_interrupted(store: &Store, now: Timestamp) -> Result<Vec<RunId>, StoreError> {
     let mut given_up = Vec::new();
     for run in store.unfinished_runs().await? {
-        if is_interrupted(&run) && give_up(store, &run, now).await? {
+        if run_state(&run, now) == RunState::Interrupted && give_up(store, &run, now).await? {
             given_up.push(run.id);
         }
     }

@@ -8,6 +8,8 @@ use forge_core::OwnerId;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::lease::Standing;
+
 /// What is known about the orchestrator process that holds an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
@@ -22,7 +24,7 @@ pub enum Holder {
 /// What the record says about the run that an object was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
-    /// A process drives it.
+    /// A process drives it, or may do so.
     Live,
     /// It has not ended, and its process has: it can be gone on with.
     Interrupted,
@@ -31,19 +33,18 @@ pub enum RunState {
         /// Its policy kept the object for inspection.
         kept: bool,
     },
-    /// It is not recorded here, or nobody here can tell what became of its process.
+    /// It is not recorded here.
     Unknown,
 }
 
 impl RunState {
-    /// The state of a recorded run that has ended or not, whose latest process is `holder`.
+    /// The state of a recorded run that has ended or not, and whose latest process stands so.
     #[must_use]
-    pub const fn of(ended: bool, holder: Holder) -> Self {
-        match (ended, holder) {
+    pub const fn of(ended: bool, process: Standing) -> Self {
+        match (ended, process) {
             (true, _) => Self::Ended { kept: false },
-            (false, Holder::Alive) => Self::Live,
-            (false, Holder::Dead) => Self::Interrupted,
-            (false, Holder::Unknown) => Self::Unknown,
+            (false, Standing::Live | Standing::Unknown { .. }) => Self::Live,
+            (false, Standing::Interrupted) => Self::Interrupted,
         }
     }
 }
@@ -271,9 +272,14 @@ mod tests {
 
     #[test]
     fn a_run_that_has_not_ended_is_what_its_latest_process_is() {
-        assert_eq!(RunState::of(false, Holder::Alive), RunState::Live);
-        assert_eq!(RunState::of(false, Holder::Dead), RunState::Interrupted);
-        assert_eq!(RunState::of(false, Holder::Unknown), RunState::Unknown);
-        assert_eq!(RunState::of(true, Holder::Alive), ENDED);
+        let patience = std::time::Duration::from_secs(1);
+        for (process, state) in [
+            (Standing::Live, RunState::Live),
+            (Standing::Unknown { patience }, RunState::Live),
+            (Standing::Interrupted, RunState::Interrupted),
+        ] {
+            assert_eq!(RunState::of(false, process), state);
+            assert_eq!(RunState::of(true, process), ENDED);
+        }
     }
 }

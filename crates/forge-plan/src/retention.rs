@@ -177,6 +177,7 @@ pub fn plan(
 mod tests {
     use super::*;
     use forge_core::{Attempt, TaskId};
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     const POLICY: RetentionPolicy = RetentionPolicy {
@@ -290,6 +291,50 @@ mod tests {
             goes(1, Ground::OverBudget, false, 10),
         ];
         assert_eq!(removals, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_there_is_the_rest_fits_or_nothing_is_left_to_remove(
+            runs in prop::collection::vec((0_i64..60, 1_u64..50, prop::option::of(1_u32..40)), 0..12),
+            budget in prop::option::of(0_u64..300),
+            other_bytes in 0_u64..100,
+        ) {
+            let runs: Vec<RunResults> = (1..)
+                .zip(runs)
+                .map(|(number, (days_ago, bytes, days))| {
+                    let mut results = run(number, days_ago, bytes);
+                    results.attempts[0].days = days;
+                    results
+                })
+                .collect();
+            let policy = RetentionPolicy { budget_bytes: budget, ..POLICY };
+            let removals = plan(&policy, &runs, other_bytes, now());
+            let mut gone = BTreeSet::new();
+            let mut freed = 0;
+            for removal in &removals {
+                let (run, whole, bytes) = match removal {
+                    Removal::Run { run, bytes, .. } => (*run, true, *bytes),
+                    Removal::Attempt { run, bytes, .. } => (*run, false, *bytes),
+                };
+                prop_assert!(gone.insert((run, whole)) && !gone.contains(&(run, !whole)));
+                freed += bytes;
+            }
+            let all: u64 = runs.iter().map(RunResults::bytes).sum();
+            let left = all - freed;
+            let fits = budget.is_none_or(|budget| left + other_bytes <= budget);
+            prop_assert!(fits || left == 0, "{left} bytes are left: {removals:?}");
+            // None stays that is older than one that had to make room.
+            let of = |run: &RunId| runs.iter().find(|each| each.run == *run).map(|each| each.ended_at);
+            let over = removals.iter().filter_map(|removal| match removal {
+                Removal::Run { run, ground: Ground::OverBudget, .. } => of(run),
+                _ => None,
+            });
+            if let Some(newest) = over.max() {
+                let stays = |results: &&RunResults| !gone.contains(&(results.run, true));
+                prop_assert!(runs.iter().filter(stays).all(|results| results.ended_at >= newest));
+            }
+        }
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::events::{has_kept, has_said};
+use super::events::has_kept;
 use super::outside::docker;
 use super::scenes::{Scene, Stage};
 use super::tables::Row;
+use crate::files::has_said;
 use crate::shell::{self, Failure};
 
 /// The case of its rows.

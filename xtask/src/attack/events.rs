@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::outside::{Outside, docker, remark};
-use super::scenes::{Stage, run_folder};
+use super::scenes::Stage;
+use crate::files::{attempts, has_said, says};
 use crate::shell::{self, Failure};
 
 /// What was found of a process's proxy: containers or networks.
@@ -96,16 +97,9 @@ impl<'a> Rebinding<'a> {
 
 /// How many attempts have written the log of their connections.
 fn through(out: &Path) -> usize {
-    let Some(folder) = run_folder(out) else {
-        return 0;
-    };
-    let attempts = std::fs::read_dir(folder.join("attempts"));
-    attempts.map_or(0, |attempts| {
-        let logs = attempts
-            .flatten()
-            .map(|attempt| attempt.path().join("connections.jsonl"));
-        logs.filter(|log| log.is_file()).count()
-    })
+    let logs = attempts(out).into_iter();
+    logs.filter(|attempt| attempt.join("connections.jsonl").is_file())
+        .count()
 }
 
 /// Lets the proxy reach the allowed host once the task has been refused, and ends the proxy once a
@@ -161,42 +155,18 @@ impl<'a> Outage<'a> {
     }
 }
 
-pub(super) fn has_said(out: &Path, word: &str) -> bool {
-    let Some(folder) = run_folder(out) else {
-        return false;
-    };
-    let attempts = std::fs::read_dir(folder.join("attempts"));
-    attempts.is_ok_and(|attempts| {
-        let mut logs = attempts.flatten().flat_map(|attempt| {
-            ["setup.log", "solve.log", "verify.log"].map(|log| attempt.path().join(log))
-        });
-        logs.any(|log| says(&log, word))
-    })
-}
-
-fn says(log: &Path, word: &str) -> bool {
-    std::fs::read_to_string(log).is_ok_and(|text| text.contains(word))
-}
-
 /// In how many attempts' solve a word has been said.
 pub(super) fn count_said(out: &Path, word: &str) -> usize {
-    let attempts = run_folder(out).and_then(|run| std::fs::read_dir(run.join("attempts")).ok());
-    attempts.map_or(0, |attempts| {
-        let logs = attempts
-            .flatten()
-            .map(|attempt| attempt.path().join("solve.log"));
-        logs.filter(|log| says(log, word)).count()
-    })
+    let logs = attempts(out).into_iter();
+    logs.filter(|attempt| says(&attempt.join("solve.log"), word))
+        .count()
 }
 
 /// Whether anything has been collected of an attempt.
 pub(super) fn has_kept(out: &Path) -> bool {
-    let attempts = run_folder(out).and_then(|run| std::fs::read_dir(run.join("attempts")).ok());
-    attempts.is_some_and(|attempts| {
-        let mut kept = attempts
-            .flatten()
-            .filter_map(|attempt| std::fs::read_dir(attempt.path().join("artifacts/output")).ok());
-        kept.any(|mut entries| entries.next().is_some())
+    attempts(out).iter().any(|attempt| {
+        let kept = std::fs::read_dir(attempt.join("artifacts/output"));
+        kept.is_ok_and(|mut entries| entries.next().is_some())
     })
 }
 

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::scenes::{Stage, at, write};
+use super::scenes::Stage;
 use super::tables::{self, Row, text};
+use crate::files::{at, write};
 use crate::shell::{self, Failure};
 
 /// Exit code of a refused task.

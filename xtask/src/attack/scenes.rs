@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::outside::{REBINDING, SINK, docker};
 use super::tables::{self, LEVELS, text};
 use crate::build::Built;
+use crate::files::{at, run_folder, write};
 use crate::shell::{self, Failure};
 
 /// Nothing is made twice.
@@ -391,12 +392,6 @@ impl Stage {
     }
 }
 
-/// The one folder below `out`.
-pub(super) fn run_folder(out: &Path) -> Option<PathBuf> {
-    let mut entries = fs::read_dir(out).ok()?;
-    entries.find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.is_dir()))
-}
-
 fn config(scene: &Scene) -> Value {
     let entry = &scene.entry;
     let mut config = json!({});
@@ -417,16 +412,4 @@ fn config(scene: &Scene) -> Value {
         config["resources"]["disk_gb"] = json!(0.25);
     }
     config
-}
-
-pub(super) fn at(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(format!("{}: {error}", path.display()))
-}
-
-/// Writes a file and the folders above it.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|error| at(folder, &error))?;
-    }
-    fs::write(path, text).map_err(|error| at(path, &error))
 }

@@ -154,7 +154,7 @@ fn render(document: &Document, printer: &Printer) -> String {
     if let Some(engine) = &document.engine {
         text.push_str(&paint.paint(Style::Bold, "Engine"));
         text.push('\n');
-        text.push_str(&fields(engine_facts(engine), paint));
+        text.push_str(&fields(engine_facts(engine), paint, printer.out_width()));
         text.push('\n');
     }
     if !document.images.is_empty() {

@@ -336,9 +336,20 @@ impl Judge {
 
 /// Where a client that is given `url` connects to.
 fn target(url: &str) -> Result<Target, DenialReason> {
+    if is_path(url) {
+        return Err(DenialReason::BadHostname);
+    }
     let (authority, port) = authority(url);
     let (host, port) = names::parse_authority(authority.as_bytes(), port)?;
     Ok(Target { host, port })
+}
+
+/// Whether `url` is rather a path than an address: a client would take its first folder for a host.
+fn is_path(url: &str) -> bool {
+    match url.split_once('/') {
+        Some((first, _)) => !first.is_empty() && !first.contains(['.', ':', '@', '[']),
+        None => false,
+    }
 }
 
 /// Host and port as they stand in `url`, and the port where none does.
@@ -369,7 +380,9 @@ fn unread(url: &str, reason: DenialReason) -> &'static str {
             _ => "its port is no number from 1 to 65535 without leading zeros",
         };
     }
-    if authority.is_empty() {
+    if is_path(url) {
+        "it reads as a path: write https://host/path, host:port or host"
+    } else if authority.is_empty() {
         "there is no host in it: write https://host/path, host:port or host"
     } else if authority.contains('@') {
         "it has a name of a user but no scheme: write https:// before it, or the host alone"
@@ -446,6 +459,9 @@ mod tests {
             ("https://good.test@evil.test/", "evil.test 443"),
             ("example.org", "example.org 443"),
             ("example.org:22", "example.org 22"),
+            ("example.org/path", "example.org 443"),
+            ("localhost", "localhost 443"),
+            ("localhost:80/path", "localhost 80"),
             ("ssh://git@example.org/x", "example.org 22"),
             ("http://[2001:db8::1]:8080/", "[2001:db8::1] 8080"),
         ] {
@@ -457,6 +473,7 @@ mod tests {
             "https://exa mple.org",
             "https://0x7f.1/",
             "me@example.org",
+            "not/a/url",
             "",
         ] {
             assert_eq!(place(url), Err(DenialReason::BadHostname), "{url}");
@@ -471,6 +488,7 @@ mod tests {
             ("https:///path", "no host in it"),
             ("file:///etc/passwd", "no host in it"),
             ("/etc/passwd", "no host in it"),
+            ("not/a/url", "reads as a path"),
             ("me@example.org", "no scheme"),
             ("mailto:me@example.org", "no scheme"),
             ("2001:db8::1", "in brackets"),

@@ -7,12 +7,14 @@ use std::time::Instant;
 
 use forge_config::Configuration;
 use forge_core::{RunId, Task};
-use forge_engine::EngineDescription;
+use forge_engine::task::OwnedTask;
+use forge_engine::{Engine, EngineDescription};
 use forge_orchestrator::run::{CapacityOptions, Purpose};
-use forge_orchestrator::{EventSink, Orchestrator, RunOptions, RunPlan, RunSummary};
+use forge_orchestrator::{EventSink, Orchestrator, RunOptions, RunPlan, RunSummary, janitor};
 use forge_plan::capacity::Ratios;
+use forge_plan::retention::RetentionPolicy;
 use forge_plan::retry::RetryPolicy;
-use forge_store::RunRecord;
+use forge_store::{RunRecord, Store};
 use uuid::Uuid;
 
 use super::{resume, tasks};
@@ -20,7 +22,7 @@ use crate::arguments::{Execution, Format, Jobs};
 use crate::error::CliError;
 use crate::escape;
 use crate::exit_status::{ExitStatus, RunFacts};
-use crate::operator::Rules;
+use crate::operator::{Rules, retention};
 use crate::progress::{self, Aim, Board};
 use crate::provider::{EngineSettings, Need};
 use crate::results;
@@ -49,24 +51,46 @@ pub(super) struct Interrupted {
 
 /// Carries a run through.
 pub(super) async fn carry_out(session: &Session, request: Request) -> Result<ExitStatus, CliError> {
+    let format = request.format;
+    let store = session.record().await?;
+    let ready = prepare(session, &store, request).await?;
+    let aim = ready.aim;
+    let janitor = ready.clean_beside(session, &store)?;
+    let summary = ready.watched(session, &store).await;
+    drop(janitor);
+    store.close().await?;
+    tell(session, &summary?, aim, format)
+}
+
+/// A run of which everything is known but how it ends.
+struct Ready {
+    engine: Arc<dyn Engine>,
+    tasks: Vec<Arc<Task>>,
+    options: RunOptions,
+    from: Option<RunRecord>,
+    retention: RetentionPolicy,
+    aim: Aim,
+    attempts: u64,
+}
+
+async fn prepare(session: &Session, store: &Store, request: Request) -> Result<Ready, CliError> {
     let configuration = session.configuration().await?;
     let capacity = capacity(&configuration, request.execution.jobs);
     let retry = retry(&configuration);
+    let retention = retention(&configuration);
     let tasks = tasks::load_all_good(request.directories, &configuration).await?;
-    if let Some(from) = &request.from {
-        resume::check_tasks(&from.plan, &tasks).await?;
-    }
-    let out = match &request.from {
-        None => make_out_folder(request.execution.out).await?,
-        Some(from) => resume::out_folder(&from.record),
-    };
-    let store = session.record().await?;
-    if request.from.is_none() {
-        resume::tell_of_interrupted(session, &store).await;
-    }
-    let (run, identity) = match &request.from {
-        None => (RunId::from_uuid(Uuid::now_v7()), Some(fresh_identity())),
-        Some(from) => (from.record.id, from.plan.engine_identity.clone()),
+    let (out, run, identity, keep) = match &request.from {
+        None => {
+            let out = make_out_folder(request.execution.out).await?;
+            resume::tell_of_interrupted(session, store).await;
+            let run = RunId::from_uuid(Uuid::now_v7());
+            (out, run, Some(fresh_identity()), request.execution.keep)
+        }
+        Some(Interrupted { record, plan }) => {
+            resume::check_tasks(plan, &tasks).await?;
+            let out = resume::out_folder(record);
+            (out, record.id, plan.engine_identity.clone(), plan.keep)
+        }
     };
     let known = tasks.iter().map(|task| &**task);
     let rules = Rules::for_tasks(session, configuration, known).await?;
@@ -79,6 +103,9 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
         .engine_with(store.owner(), Need::Sandboxes, settings)
         .await?;
     let description = engine.describe().await?;
+    if let Some(Interrupted { plan, .. }) = &request.from {
+        resume::check_engine(plan, &description)?;
+    }
     let options = RunOptions {
         run,
         purpose: request.purpose,
@@ -87,39 +114,80 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
         retry,
         out,
         operator: Arc::new(rules),
-        keep: match &request.from {
-            None => request.execution.keep,
-            Some(from) => from.plan.keep,
-        },
+        keep,
         engine_identity: identity,
         arguments: session.arguments.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let (aim, attempts) = aim(&options.purpose, tasks.len() as u64);
-    announce(session, &options, tasks.len() as u64, &description);
-    let orchestrator = Orchestrator::new(engine, store.clone());
-    let summary = watched(
-        session,
-        &orchestrator,
-        &tasks,
+    let count = tasks.len() as u64;
+    let (aim, attempts) = aim(&options.purpose, count);
+    announce(session, &options, count, &description);
+    Ok(Ready {
+        engine,
+        tasks,
         options,
-        request.from.map(|from| from.record),
-        (aim, attempts),
-    )
-    .await;
-    store.close().await?;
-    let summary = summary?;
+        from: request.from.map(|from| from.record),
+        retention,
+        aim,
+        attempts,
+    })
+}
+
+impl Ready {
+    /// Clears away what has had its time, for as long as the result is not dropped.
+    fn clean_beside(&self, session: &Session, store: &Store) -> Result<OwnedTask<()>, CliError> {
+        Ok(janitor::run_in_background(
+            Arc::clone(&self.engine),
+            store.clone(),
+            session.state_folder()?.to_owned(),
+            self.retention,
+        ))
+    }
+
+    async fn watched(self, session: &Session, store: &Store) -> Result<RunSummary, CliError> {
+        let (events, received) = EventSink::channel();
+        let names = self.tasks.iter().map(|task| &task.id);
+        let board = Board::new(self.aim, self.attempts, names, Instant::now());
+        let cancellation = session.cancellation.clone();
+        let orchestrator = Orchestrator::new(self.engine, store.clone());
+        let (tasks, options) = (&self.tasks, self.options);
+        let run = async {
+            match self.from {
+                None => Box::pin(orchestrator.run(tasks, options, events, cancellation)).await,
+                Some(from) => {
+                    let resumed = orchestrator.resume(tasks, options, &from, events, cancellation);
+                    Box::pin(resumed).await
+                }
+            }
+        };
+        let watch = progress::watch(&session.printer, board, received);
+        let (summary, ()) = tokio::join!(run, watch);
+        Ok(summary?)
+    }
+}
+
+/// Tells the result; the exit status is the tasks'.
+fn tell(
+    session: &Session,
+    summary: &RunSummary,
+    aim: Aim,
+    format: Format,
+) -> Result<ExitStatus, CliError> {
+    let printer = &session.printer;
     let status = RunFacts::of(&summary.report, summary.cancelled).exit_status();
-    let written = match request.format {
-        Format::Json => session.printer.json(&summary.report),
+    let written = match format {
+        Format::Json => printer.json(&summary.report),
         Format::Human => {
-            let printer = &session.printer;
             if printer.out_is_terminal() {
                 // On a terminal the result stands right below the progress.
                 printer.progress("");
             }
-            let text = results::render(&summary.report, &summary.layout, aim, printer);
-            printer.text(&text)
+            printer.text(&results::render(
+                &summary.report,
+                &summary.layout,
+                aim,
+                printer,
+            ))
         }
     };
     if summary.unstarted > 0 {
@@ -128,7 +196,7 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
             units::count(summary.unstarted, "attempt"),
             summary.report.run.id,
         );
-        session.printer.remark(Style::Warning, "unfinished", &text);
+        printer.remark(Style::Warning, "unfinished", &text);
     }
     match written {
         // The tasks' result counts, not who reads about it.
@@ -137,37 +205,12 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
             // Standard output has the result already; it must stay the one document it is.
             Some(error) => {
                 let text = forge_orchestrator::failure::chain(error);
-                session.printer.remark(Style::Bad, "error", &text);
+                printer.remark(Style::Bad, "error", &text);
                 ExitStatus::Infrastructure
             }
             None => status,
         }),
     }
-}
-
-async fn watched(
-    session: &Session,
-    orchestrator: &Orchestrator,
-    tasks: &[Arc<Task>],
-    options: RunOptions,
-    from: Option<RunRecord>,
-    (aim, attempts): (Aim, u64),
-) -> Result<RunSummary, CliError> {
-    let (events, received) = EventSink::channel();
-    let names = tasks.iter().map(|task| &task.id);
-    let board = Board::new(aim, attempts, names, Instant::now());
-    let cancellation = session.cancellation.clone();
-    let run = async move {
-        match from {
-            None => Box::pin(orchestrator.run(tasks, options, events, cancellation)).await,
-            Some(from) => {
-                Box::pin(orchestrator.resume(tasks, options, &from, events, cancellation)).await
-            }
-        }
-    };
-    let watch = progress::watch(&session.printer, board, received);
-    let (summary, ()) = tokio::join!(run, watch);
-    Ok(summary?)
 }
 
 /// What the engine handle of a run makes its names from: 244 random bits, as hexadecimal text.

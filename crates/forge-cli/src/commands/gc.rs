@@ -85,9 +85,11 @@ pub(super) async fn carry_out(
         Ok(results) => outcome.results = results,
         Err(error) => errors.push(error.into()),
     }
-    match janitor::clear_images(&*engine, &store, clear).await {
-        Ok(images) => outcome.images = images,
-        Err(error) => errors.push(error.into()),
+    if let Some(images) = engine.images() {
+        match janitor::clear_images(images, &store, clear).await {
+            Ok(images) => outcome.images = images,
+            Err(error) => errors.push(error.into()),
+        }
     }
     let printer = &session.printer;
     let shown = outcome.show(&store, arguments.output.format, printer).await;

@@ -1,7 +1,7 @@
 //! `swe-forge logs`: what the commands of an attempt wrote.
 //!
-//! On a terminal it is shown escaped; elsewhere the bytes are written exactly as they are. Logs are
-//! read piece by piece, whatever their size.
+//! On a terminal it is shown escaped; elsewhere the bytes are written exactly as they are. Of several
+//! logs each stands below a heading. Logs are read piece by piece, whatever their size.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +34,9 @@ pub(super) async fn carry_out(
     let run = store.run(&attempt.run).await?;
     let mut reader = LogReader::new(&session.printer, arguments.phase);
     let mut seen = look(&store, attempt, &run).await?;
+    // One log alone goes into a pipe as it is. Of several nobody could tell which is which.
+    reader.has_headings = arguments.phase.is_none()
+        && (session.printer.out_is_terminal() || arguments.follow || seen.phases.len() > 1);
     reader.advance(&seen, &run).await?;
     while arguments.follow && seen.is_live {
         tokio::time::sleep(POLL).await;
@@ -89,6 +92,8 @@ fn nothing_to_show(seen: &Seen, phase: Option<PhaseName>) -> CliError {
 struct LogReader<'a> {
     printer: &'a Printer,
     only: Option<PhaseName>,
+    /// Whether each log is headed by its phase.
+    has_headings: bool,
     current: Option<OpenLog>,
     done: Vec<PhaseName>,
     shown_any: bool,
@@ -107,6 +112,7 @@ impl<'a> LogReader<'a> {
         Self {
             printer,
             only,
+            has_headings: false,
             current: None,
             done: Vec::new(),
             shown_any: false,
@@ -142,7 +148,7 @@ impl<'a> LogReader<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(CliError::file("read", path)(error)),
         };
-        if self.printer.out_is_terminal() && self.only.is_none() {
+        if self.has_headings {
             let heading = format!("── {phase} ──");
             let heading = self.printer.out_paint().paint(Style::Dim, &heading);
             self.printer.line(&heading)?;
@@ -195,6 +201,8 @@ impl<'a> LogReader<'a> {
                 shown.push('\n');
             }
             self.printer.text(&shown)?;
+        } else if self.has_headings && !log.ends_with_newline {
+            self.printer.bytes(b"\n")?;
         }
         Ok(())
     }

@@ -35,6 +35,11 @@ use crate::session::Session;
 /// What kept it from being done; of a run, only what kept the run as a whole from its report.
 pub(crate) async fn carry_out(session: Session, command: Command) -> Result<ExitStatus, CliError> {
     let session = &session;
+    if session.config_file.is_some() {
+        // Whoever names a configuration means it to hold, also where nothing asks for it: a mistake
+        // in it would be met later, by a command that takes longer.
+        session.configuration().await?;
+    }
     match command {
         Command::Run(arguments) => Box::pin(run::carry_out(session, arguments)).await,
         Command::Validate(arguments) => Box::pin(validate::carry_out(session, arguments)).await,

@@ -34,6 +34,8 @@ struct Entry {
     reason: Option<&'static str>,
     /// How many start before it, and why it does not start now.
     waiting: Option<Waiting>,
+    /// What is unusual about its sandbox.
+    remark: Option<String>,
     phase: Option<&'static str>,
     created_at: Timestamp,
     started_at: Option<Timestamp>,
@@ -52,19 +54,29 @@ struct Waiting {
     reason: String,
 }
 
-/// What each attempt of a run waits for, by its name.
-async fn waiting(run: &RunRecord) -> HashMap<String, Waiting> {
+/// What the process of a run tells of its attempts, by their names.
+#[derive(Default)]
+struct Told {
+    waiting: HashMap<String, Waiting>,
+    remarks: HashMap<String, String>,
+}
+
+async fn told(run: &RunRecord) -> Told {
     let file = RunLayout::at(run.out_directory.clone()).waiting();
-    // Nothing waits, or the run ended meanwhile, or its folder is gone.
+    // Nothing is told, or the run ended meanwhile, or its folder is gone.
     let Ok(bytes) = tokio::fs::read(&file).await else {
-        return HashMap::new();
+        return Told::default();
     };
     let list: WaitingList = serde_json::from_slice(&bytes).unwrap_or_default();
     let attempts = list.attempts.into_iter().map(|attempt| {
         let (position, reason) = (attempt.position, attempt.reason);
         (attempt.id, Waiting { position, reason })
     });
-    attempts.collect()
+    let unwell = list.unwell.into_iter();
+    Told {
+        waiting: attempts.collect(),
+        remarks: unwell.map(|attempt| (attempt.id, attempt.remark)).collect(),
+    }
 }
 
 pub(super) async fn carry_out(
@@ -105,8 +117,8 @@ pub(super) async fn carry_out(
 struct Listed {
     record: RunRecord,
     is_abandoned: bool,
-    /// What its attempts wait for.
-    waiting: HashMap<String, Waiting>,
+    /// What its process tells.
+    told: Told,
 }
 
 impl Listed {
@@ -114,9 +126,9 @@ impl Listed {
         let record = store.run(run).await?;
         let is_abandoned = recorded::is_abandoned(&record);
         Ok(Self {
-            waiting: match is_abandoned {
-                true => HashMap::new(),
-                false => waiting(&record).await,
+            told: match is_abandoned {
+                true => Told::default(),
+                false => told(&record).await,
             },
             is_abandoned,
             record,
@@ -151,10 +163,12 @@ async fn entries(store: &Store, arguments: &PsArguments) -> Result<(Vec<Entry>, 
         let standing = Standing::within(&attempt, run.is_abandoned);
         let is_live = matches!(standing, Standing::Live(_));
         let phase = phases.remove(&attempt.id).flatten().filter(|_| is_live);
-        let waiting = run.waiting.remove(attempt.id.as_str());
+        let waiting = run.told.waiting.remove(attempt.id.as_str());
+        let remark = run.told.remarks.remove(attempt.id.as_str());
         entries.push(Entry {
             phase: phase.map(|phase| phase.as_str()),
             waiting: waiting.filter(|_| is_live),
+            remark: remark.filter(|_| is_live),
             ..entry(attempt, &run.record, standing)
         });
     }
@@ -209,6 +223,7 @@ fn entry(attempt: AttemptRecord, run: &RunRecord, standing: Standing) -> Entry {
         state: standing.as_str(),
         reason: reason.map(|reason| reason.as_str()),
         waiting: None,
+        remark: None,
         phase: None,
         created_at: attempt.created_at,
         started_at: attempt.started_at,
@@ -225,7 +240,7 @@ fn table(entries: &[Entry], now: Timestamp) -> Table {
         let took = match (entry.started_at, entry.ended_at) {
             (Some(from), Some(to)) => units::duration(units::between(from, to)),
             // A lost attempt stopped at a time that nobody knows.
-            (Some(from), None) if entry.state != "LOST" => {
+            (Some(from), None) if entry.state != "INTERRUPTED" => {
                 units::duration(units::between(from, now))
             }
             _ => String::new(),
@@ -239,11 +254,12 @@ fn table(entries: &[Entry], now: Timestamp) -> Table {
             Cell::from(entry.phase.unwrap_or_default()),
             Cell::from(took),
             Cell::from(units::moment(since, now, TimeZone::system())),
-            Cell::from(match (&entry.waiting, entry.reason) {
+            Cell::from(match (&entry.waiting, &entry.remark) {
                 (Some(waiting), _) => {
                     format!("waits, number {}: {}", waiting.position, waiting.reason)
                 }
-                (None, reason) => reason.unwrap_or_default().to_owned(),
+                (None, Some(remark)) => remark.clone(),
+                (None, None) => entry.reason.unwrap_or_default().to_owned(),
             }),
         ]);
     }

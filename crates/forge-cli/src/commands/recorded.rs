@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use forge_core::life_cycle::StateName;
 use forge_core::{Outcome, PhaseName, RunId};
-use forge_orchestrator::{Agent, RunLayout, holder};
-use forge_plan::reaper::{Holder, RunState};
+use forge_orchestrator::{Agent, RunLayout, settle};
+use forge_plan::reaper::RunState;
 use forge_store::{AttemptRecord, RunKind, RunRecord, Store, StoreError};
+use jiff::Timestamp;
 
 use crate::error::CliError;
 use crate::style::Style;
@@ -20,7 +21,7 @@ pub(super) enum Standing {
     /// It has not ended, and its run may still be under way.
     Live(StateName),
     /// It has not ended, and the process of its run is gone.
-    Lost,
+    Interrupted,
     /// It has ended so.
     Ended(StateName),
 }
@@ -38,7 +39,7 @@ impl Standing {
             Some(Outcome::Completed) => Self::Ended(StateName::Completed),
             Some(Outcome::Failed(_)) => Self::Ended(StateName::Failed),
             Some(Outcome::Timeout(_)) => Self::Ended(StateName::Timeout),
-            None if is_abandoned => Self::Lost,
+            None if is_abandoned => Self::Interrupted,
             None => Self::Live(attempt.state.name()),
         }
     }
@@ -47,7 +48,7 @@ impl Standing {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Live(state) | Self::Ended(state) => state.as_str(),
-            Self::Lost => "LOST",
+            Self::Interrupted => "INTERRUPTED",
         }
     }
 
@@ -56,19 +57,19 @@ impl Standing {
         match self {
             Self::Live(_) => Style::Plain,
             Self::Ended(StateName::Completed) => Style::Good,
-            Self::Ended(_) | Self::Lost => Style::Bad,
+            Self::Ended(_) | Self::Interrupted => Style::Bad,
         }
     }
 }
 
 /// Whether nobody drives `run` any more.
 pub(super) fn is_abandoned(run: &RunRecord) -> bool {
-    run.ended_at.is_some() || holder::look_up(&run.holder) == Holder::Dead
+    run_state(run) != RunState::Live
 }
 
 /// Whether a process drives `run`, as far as can be told from here.
 pub(super) fn run_state(run: &RunRecord) -> RunState {
-    RunState::of(run.ended_at.is_some(), holder::look_up(&run.holder))
+    settle::run_state(run, Timestamp::now())
 }
 
 /// What can be done about a run whose process is gone.

@@ -17,7 +17,7 @@ use crate::exit_status::ExitStatus;
 use crate::printer::Printer;
 use crate::session::Session;
 use crate::style::{Paint, Style};
-use crate::table::{Cell, Table, fields};
+use crate::table::{Cell, Table, fields, hanging};
 use crate::units;
 
 /// Artifacts listed; `swe-forge artifacts` lists all.
@@ -243,7 +243,7 @@ fn render(attempt: &Attempt, printer: &Printer) -> String {
     let record = &attempt.record;
     let mut text = paint.paint(Style::Bold, record.id.as_str());
     text.push('\n');
-    text.push_str(&fields(facts(attempt), paint));
+    text.push_str(&fields(facts(attempt), paint, width));
     let mut section = |heading: &str, body: String| {
         if !body.is_empty() {
             text.push('\n');
@@ -254,16 +254,16 @@ fn render(attempt: &Attempt, printer: &Printer) -> String {
     };
     section(
         "Phases",
-        indented(&phases(attempt).render(paint, width.map(|width| width - 2))),
+        indented(&phases(attempt).render(paint, width.map(|width| width.saturating_sub(2)))),
     );
-    section("Resources", resources(attempt, paint));
+    section("Resources", resources(attempt, paint, width));
     if let Some(report) = &attempt.report {
         section("Network", network(report, paint, width));
     }
     if let Some(attestation) = &record.attestation {
         section(
             "Confinement, as seen from inside",
-            confinement(attestation, paint),
+            confinement(attestation, paint, width),
         );
     }
     section("Artifacts", artifacts(&attempt.artifacts));
@@ -275,7 +275,8 @@ fn render(attempt: &Attempt, printer: &Printer) -> String {
     section(
         "Notes",
         notes
-            .map(|note| format!("  {}\n", escape::line(note)))
+            .map(|note| format!("  {}", escape::line(note)))
+            .map(|note| format!("{}\n", hanging(&note, width, 4)))
             .collect(),
     );
     text
@@ -371,7 +372,7 @@ fn phases(attempt: &Attempt) -> Table {
     table
 }
 
-fn resources(attempt: &Attempt, paint: Paint) -> String {
+fn resources(attempt: &Attempt, paint: Paint, width: Option<usize>) -> String {
     let Some(usage) = &attempt.record.usage else {
         return String::new();
     };
@@ -416,10 +417,10 @@ fn resources(attempt: &Attempt, paint: Paint) -> String {
             Cell::styled(Style::Bad, count(usage.pids_refused)),
         ),
     ];
-    fields(pairs, paint)
+    fields(pairs, paint, width)
 }
 
-fn confinement(attestation: &Attestation, paint: Paint) -> String {
+fn confinement(attestation: &Attestation, paint: Paint, width: Option<usize>) -> String {
     let yes = |yes: bool| if yes { "yes" } else { "no" };
     let capabilities = match (attestation.capabilities, attestation.bounding_capabilities) {
         (0, 0) => "none".to_owned(),
@@ -458,7 +459,7 @@ fn confinement(attestation: &Attestation, paint: Paint) -> String {
         ),
         ("kernel", Cell::from(&attestation.kernel)),
     ];
-    fields(pairs, paint)
+    fields(pairs, paint, width)
 }
 
 /// What was reached and refused; nothing for a task that was isolated throughout.
@@ -499,7 +500,7 @@ fn network(report: &TaskReport, paint: Paint, width: Option<usize>) -> String {
     if let Some(log) = &network.log {
         pairs.push(("log", Cell::from(log)));
     }
-    let mut text = fields(pairs, paint);
+    let mut text = fields(pairs, paint, width);
     let mut table = Table::new(&["REFUSED", "PORT", "REASON", "PHASE", "COUNT"]);
     for denied in network.denied.iter().take(DENIED) {
         let host = match denied.host.as_str() {

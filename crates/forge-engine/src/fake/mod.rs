@@ -14,6 +14,7 @@ mod files;
 pub mod program;
 mod run;
 mod sandbox;
+mod watch;
 mod world;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -16,6 +16,7 @@ use super::FakeEngine;
 use super::command::Command;
 use super::faults::{Call, Faults, Plan, hash};
 use super::files::{Failed, Node, Tree};
+use super::watch::Watcher;
 use crate::engine::{Credentials, FoundObject, ObjectKind, PreparedImage};
 use crate::error::{EngineError, EngineErrorKind, Operation};
 use crate::sandbox::{Condition, EgressRecords};
@@ -141,6 +142,7 @@ pub(super) struct World {
     pub(super) first_files: Vec<(String, Bytes)>,
     pub(super) sandboxes: BTreeMap<SandboxId, SandboxEntry>,
     pub(super) workspaces: BTreeMap<SandboxId, WorkspaceEntry>,
+    pub(super) watchers: Vec<Watcher>,
     /// What others made.
     pub(super) others: BTreeMap<String, FoundObject>,
 }
@@ -342,6 +344,11 @@ impl FakeEngine {
         let mut world = self.world();
         let there = world.sandboxes.contains_key(id);
         let commands = world.take_sandbox(id);
+        // One that another process made has the same name.
+        let is_container = |object: &FoundObject| object.kind == ObjectKind::Container;
+        if world.others.get(id.as_str()).is_some_and(is_container) {
+            world.others.remove(id.as_str());
+        }
         drop(world);
         for (command, _) in &commands {
             command.lose();

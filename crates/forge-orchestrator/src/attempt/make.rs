@@ -7,7 +7,7 @@ use std::time::Instant;
 use forge_core::sandbox::{TESTS, WORKSPACE};
 use forge_core::task::{SourceTree, VerifyContainer};
 use forge_core::{
-    Failure, Outcome, PhaseName, Profile, Reason, Role, SandboxId, SandboxSpec, Transition,
+    Failure, Outcome, PhaseName, Profile, Reason, Role, SandboxId, SandboxSpec, State, Transition,
     WorkspaceSpec,
 };
 use forge_engine::{Credentials, EngineError, PreparedImage, Sandbox};
@@ -141,7 +141,10 @@ impl Attempt<'_> {
 
     /// Begins to run in the first sandbox, which may come to the end of its life from here on.
     async fn run_in(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {
-        self.advance(Transition::Run).await?;
+        // One that begins anew ran before.
+        if self.state != State::Running {
+            self.advance(Transition::Run).await?;
+        }
         self.upload_sources(sandbox).await
     }
 

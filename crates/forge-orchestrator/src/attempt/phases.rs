@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::{Attempt, Begun};
 use crate::agent::Agent;
+use crate::context::News;
 use crate::events::RunEvent;
 use crate::failure;
 use crate::phase::{self, PhaseCommand, PhaseEnd};
@@ -157,7 +158,12 @@ impl Attempt<'_> {
             log: &log,
         };
         let began = Instant::now();
-        let end = phase::run(sandbox, command, &self.control.cancellation).await;
+        let (context, number) = (self.context, self.job.number);
+        let tell = |judgement| {
+            // Nobody listens any more when the run is over.
+            context.news.send(News::Health { number, judgement }).ok();
+        };
+        let end = phase::run(sandbox, command, &self.control.cancellation, tell).await;
         let elapsed = began.elapsed() + joined.unwrap_or_default();
         let result = self.conclude_phase(name, sandbox, end, elapsed).await;
         self.outcome = match &result {
@@ -249,7 +255,7 @@ impl Attempt<'_> {
     /// The outcome when the sandbox failed: it may be gone, or have reached the end of its life.
     pub(super) async fn lost(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
         if phase::is_contact_lost(error) {
-            phase::explain_loss(&*self.context.engine, sandbox, error).await
+            phase::explain_loss(self.context, sandbox, error).await
         } else {
             Outcome::Failed(failure::from_engine(error))
         }

@@ -290,16 +290,39 @@ async fn a_run_that_another_process_went_on_with_keeps_what_the_first_one_made()
         .labels
         .insert("engine.proxy".to_owned(), "proxy".to_owned());
     bench.engine.add_object(sandbox);
-    // Both were made by the process that is gone, and for no run in particular.
-    for name in ["proxy", "unused"] {
-        let far = "2099-01-01T00:00:00Z";
-        let shared = object(ObjectKind::Network, name, "bench", &dead, far);
+    // Made by the process that is gone, and for no run in particular.
+    let (past, future) = ("2020-01-01T00:00:00Z", "2099-01-01T00:00:00Z");
+    for (name, expires_at) in [("proxy", past), ("unused", future)] {
+        let shared = object(ObjectKind::Network, name, "bench", &dead, expires_at);
         bench.engine.add_object(shared);
     }
     let report = collected(&bench, false, GIVE_UP).await;
     assert_eq!(names(&report), ["unused"]);
     assert_eq!(report.given_up, []);
     assert_eq!(bench.engine.objects(), ["proxy", "sandbox"]);
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_be_seen_lives_as_long_as_it_shows_that() {
+    let bench = Bench::new(|_| FakeExec::exits(0)).await;
+    let run = begin(&bench, "elsewhere:boot:space:1:2").await;
+    let id = attempt(&bench, &run, "far", &COMPLETED[..2]).await;
+    let far = of_run(&run, "far", id.as_str(), "elsewhere:boot:space:1:2");
+    bench.engine.add_object(far);
+    let record = bench.store.run(&run).await.unwrap();
+    let shown = Timestamp::now();
+    assert!(bench.store.renew(&run, record.epoch, shown).await.unwrap());
+    for (seconds, why) in [(1, Stay::InUse), (60, Stay::Interrupted)] {
+        let options = GcOptions {
+            dry_run: true,
+            scope: Scope::default(),
+            now: shown + jiff::SignedDuration::from_secs(seconds),
+        };
+        let report = gc::collect(&bench.engine, &bench.store, options).await;
+        let staying = report.unwrap().staying;
+        let whys: Vec<Stay> = staying.iter().map(|staying| staying.why).collect();
+        assert_eq!(whys, [why], "{seconds}");
+    }
 }
 
 #[tokio::test]

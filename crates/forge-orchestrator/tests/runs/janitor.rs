@@ -1,9 +1,16 @@
 //! Results that have had their time, on a real disk with a real record.
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 
-use forge_core::{Attempt, RunId, SandboxId, Task};
+use async_trait::async_trait;
+use forge_core::ownership::keys;
+use forge_core::{Attempt, ImageChoice, RunId, SandboxId, Task};
 use forge_engine::fake::FakeExec;
+use forge_engine::images::{
+    BuildOptions, ByteStream, ImageStore, ImageSummary, ImportOptions, ProgressLine,
+};
+use forge_engine::{EngineError, EngineErrorKind, Operation};
 use forge_orchestrator::janitor::{self, ClearOptions, ClearedResults};
 use forge_orchestrator::{RunLayout, results};
 use forge_plan::retention::{Ground, RetentionPolicy};
@@ -49,7 +56,7 @@ async fn run(bench: &Bench, task: &Task, ended: Option<i64>) -> (RunId, RunLayou
         repetition: 1,
         title: task.title.clone(),
         difficulty: task.difficulty,
-        image: "example:1".to_owned(),
+        image: task.image.reference().to_owned(),
         created_at: at,
     };
     bench.store.add_attempt(&new_attempt).await.unwrap();
@@ -208,4 +215,138 @@ async fn a_pass_in_the_background_is_made_once_an_hour() {
     std::fs::write(state.join("janitor"), days_ago(1).to_string()).unwrap();
     pass().await;
     assert!(!second.root().exists());
+}
+
+/// Prepared images of the image `base:1`, named by how many days ago they were made, and one that a
+/// container uses.
+struct Images {
+    days: Vec<i64>,
+    used: i64,
+    removed: Mutex<Vec<String>>,
+}
+
+impl Images {
+    fn image(days: i64) -> ImageSummary {
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        ImageSummary {
+            id: format!("sha256:{days}"),
+            tags: vec![format!("swe-forge/prepared:{days}")],
+            labels: [
+                label(keys::ROLE, janitor::PREPARED_ROLE),
+                label(janitor::PREPARED_OF, "sha256:base"),
+            ]
+            .into(),
+            size_bytes: 70,
+            created: days_ago(days).to_string(),
+        }
+    }
+}
+
+#[async_trait]
+impl ImageStore for Images {
+    async fn list_images(&self) -> Result<Vec<ImageSummary>, EngineError> {
+        let prepared = self.days.iter().copied().map(Self::image);
+        // Any other image of ours is not looked at, however old.
+        let mut base = Self::image(1000);
+        base.labels
+            .insert(keys::ROLE.to_owned(), "base-image".to_owned());
+        Ok(prepared.chain([base]).collect())
+    }
+
+    async fn inspect_image(&self, reference: &str) -> Result<Option<ImageSummary>, EngineError> {
+        assert_eq!(reference, "sha256:base");
+        Ok(Some(ImageSummary {
+            id: reference.to_owned(),
+            tags: vec!["base:1".to_owned()],
+            size_bytes: 60,
+            ..Self::image(1000)
+        }))
+    }
+
+    async fn import_image(
+        &self,
+        _root: ByteStream,
+        _options: &ImportOptions,
+    ) -> Result<ImageSummary, EngineError> {
+        unreachable!("nothing is imported here")
+    }
+
+    async fn build_image(
+        &self,
+        _context: ByteStream,
+        _options: &BuildOptions,
+        _progress: ProgressLine<'_>,
+    ) -> Result<ImageSummary, EngineError> {
+        unreachable!("nothing is built here")
+    }
+
+    async fn registry_has(&self, _reference: &str) -> Result<bool, EngineError> {
+        unreachable!("no registry is asked here")
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
+        if reference.ends_with(&format!(":{}", self.used)) {
+            let kind = EngineErrorKind::Conflict;
+            let error = EngineError::new(kind, Operation::Images, reference, "it is in use");
+            return Err(error);
+        }
+        self.removed.lock().unwrap().push(reference.to_owned());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn prepared_images_go_when_they_are_old_and_no_container_uses_them() {
+    let bench = Bench::new(|_| FakeExec::exits(0)).await;
+    let images = Images {
+        days: vec![29, 31, 40],
+        used: 40,
+        removed: Mutex::default(),
+    };
+    for dry_run in [true, false] {
+        let options = ClearOptions {
+            dry_run,
+            policy: POLICY,
+            now: Timestamp::now(),
+        };
+        assert_eq!(images.removed.lock().unwrap().as_slice(), [""; 0]);
+        let cleared = janitor::clear_images(&images, &bench.store, options).await;
+        let cleared: Vec<_> = cleared
+            .unwrap()
+            .into_iter()
+            .map(|each| (each.id, each.bytes, each.in_use, each.error))
+            .collect();
+        let expected = [
+            ("sha256:31".to_owned(), 10, false, None),
+            ("sha256:40".to_owned(), 10, !dry_run, None),
+        ];
+        assert_eq!(cleared, expected);
+    }
+    let removed = images.removed.lock().unwrap();
+    assert_eq!(removed.as_slice(), ["swe-forge/prepared:31"]);
+}
+
+#[tokio::test]
+async fn prepared_images_stay_as_long_as_attempts_ask_for_theirs() {
+    let bench = Bench::new(|_| FakeExec::exits(0)).await;
+    let mut task = bench.task("asks");
+    task.image = ImageChoice::Reference("base:1".to_owned());
+    let images = Images {
+        days: vec![31],
+        used: 0,
+        removed: Mutex::default(),
+    };
+    let cleared = async || {
+        let options = ClearOptions {
+            dry_run: true,
+            policy: POLICY,
+            now: Timestamp::now(),
+        };
+        let cleared = janitor::clear_images(&images, &bench.store, options).await;
+        cleared.unwrap().len()
+    };
+    run(&bench, &task, Some(31)).await;
+    assert_eq!(cleared().await, 1);
+    run(&bench, &task, Some(29)).await;
+    assert_eq!(cleared().await, 0);
 }

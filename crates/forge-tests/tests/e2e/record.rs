@@ -27,7 +27,21 @@ fn a_run_can_be_asked_about_from_another_process() {
         "{text}"
     );
     let logs = home.output(&["logs", "asked"]);
-    assert!(String::from_utf8_lossy(&logs.stdout).contains("about to fail"));
+    let logs = String::from_utf8(logs.stdout).unwrap();
+    let phases = shown["phases"].as_array().unwrap();
+    assert!(phases.len() > 1, "{shown:#}");
+    let headings: Vec<String> = phases
+        .iter()
+        .map(|phase| format!("── {} ──", phase["name"].as_str().unwrap()))
+        .collect();
+    let found: Vec<&str> = logs.lines().filter(|line| line.starts_with('─')).collect();
+    assert_eq!(
+        found, headings,
+        "a pipe gets several logs with headings: {logs}"
+    );
+    assert!(logs.ends_with("about to fail\n"), "{logs}");
+    let one = home.output(&["logs", "asked", "--phase", "verify"]);
+    assert_eq!(one.stdout, b"about to fail\n");
     assert_eq!(home.output(&["show", "nobody"]).status.code(), Some(2));
 }
 

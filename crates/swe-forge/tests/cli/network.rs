@@ -183,7 +183,7 @@ fn registries_that_are_set_are_shown_as_such() {
 }
 
 #[test]
-fn a_mistake_in_the_configuration_ends_every_command_that_heeds_it() {
+fn a_mistake_in_a_configuration_that_is_named_ends_every_command() {
     let (home, task) = home();
     let bad = home.path().join("bad.toml");
     fs::write(&bad, "[limits]\nmemroy_mb = 1\n").unwrap();
@@ -193,15 +193,24 @@ fn a_mistake_in_the_configuration_ends_every_command_that_heeds_it() {
         &["registries", "--config", bad][..],
         &["check", task, "--config", bad],
         &["run", task, "--agent", "nop", "--config", bad],
+        &["ps", "--config", bad],
+        &["show", "x", "--config", bad],
+        &["gc", "--config", bad],
+        &["images", "ls", "--config", bad],
+        &["man", "--config", bad],
     ] {
         run(home.swe_forge(line)).expect(2, &["bad.toml:2:1", "did you mean \"memory_mb\"?"]);
     }
-    let gone = ["registries", "--config", "gone.toml"];
     let said = [
         "could not read the configuration gone.toml",
         "hint: --config and SWE_FORGE_CONFIG name a file that must be there",
     ];
-    run(home.swe_forge(&gone)).expect(2, &said);
+    for command in ["registries", "ps"] {
+        run(home.swe_forge(&[command, "--config", "gone.toml"])).expect(2, &said);
+        let mut by_variable = home.swe_forge(&[command]);
+        by_variable.env("SWE_FORGE_CONFIG", "gone.toml");
+        run(by_variable).expect(2, &said);
+    }
 }
 
 #[test]
