@@ -11,7 +11,7 @@ use super::foreign::is_foreign;
 use super::lane::Lane;
 use super::plan::{Fault, Plan, Strike};
 use super::processes::is_in_group;
-use super::verdicts::{Problem, Sort, reports};
+use super::verdicts::{Problem, Sort, exit_code, reports};
 use crate::files::{at, has_said, run_folder, says, write};
 use crate::shell::Failure;
 
@@ -164,9 +164,8 @@ impl<'a> Drive<'a> {
         };
         self.note(&format!("swe-forge ended with {status}"));
         let has_report = !reports(&self.out).is_empty();
-        if self.resumes && has_report && !says(&self.told(), RECOVERED) && !self.was_over {
-            let text = "who went on with the run does not say what was recovered";
-            self.ended.problems.push(Problem::new(Sort::Wrong, text));
+        if has_report {
+            self.judge_end(status.code());
         }
         if self.starts >= MOST_STARTS || has_report {
             return Ok(true);
@@ -183,6 +182,22 @@ impl<'a> Drive<'a> {
             return Ok(false);
         }
         Ok(true)
+    }
+
+    /// Whether who brought the run to its end said so, in words and by its code.
+    fn judge_end(&mut self, code: Option<i32>) {
+        if self.resumes && self.was_over && code == Some(NOTHING_TO_RESUME) {
+            return;
+        }
+        if self.resumes && !says(&self.told(), RECOVERED) {
+            let text = "who went on with the run does not say what was recovered";
+            self.ended.problems.push(Problem::new(Sort::Wrong, text));
+        }
+        let must = exit_code(self.plan);
+        if code != Some(must) {
+            let text = format!("swe-forge ends with code {code:?} and not with {must}");
+            self.ended.problems.push(Problem::new(Sort::Wrong, text));
+        }
     }
 
     /// What the last orchestrator said to its user.

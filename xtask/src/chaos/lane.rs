@@ -184,6 +184,8 @@ impl Lane {
             Ok(words) => outcome.collected = words,
             Err(failure) => found.push(Problem::new(Sort::Leaked, failure.to_string())),
         }
+        let open = self.open_attempts()?.into_iter();
+        found.extend(open.map(|text| Problem::new(Sort::Lost, text)));
         let changed = self.foreign.changes().into_iter();
         found.extend(changed.map(|change| Problem::new(Sort::Foreign, change)));
         let left = self.leaks()?.into_iter();
@@ -221,6 +223,20 @@ impl Lane {
             complaint.trim(),
             errors.join("; ")
         )))
+    }
+
+    /// What the record takes for under way although nothing is.
+    fn open_attempts(&self) -> Result<Vec<String>, Failure> {
+        let said = read(&mut self.command(&["ps", "--format", "json"]))?;
+        let listed: Value = serde_json::from_str(&said).unwrap_or_default();
+        let Some(listed) = listed.as_array() else {
+            return Err(Failure::new(format!("ps gives no list: {said}")));
+        };
+        let words = listed.iter().map(|each| {
+            let word = |key: &str| each[key].as_str().unwrap_or_default().to_owned();
+            format!("the record has {} as {}", word("id"), word("state"))
+        });
+        Ok(words.collect())
     }
 
     /// What no object leads to is removed only once it is old.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::plan::{Plan, Task};
-use super::tasks::BEGUN;
+use super::tasks::{BEGUN, PREPARED, VERIFYING};
 
 /// What sort of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,12 @@ pub(super) fn reports(out: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(out).into_iter().flatten().flatten();
     let reports = entries.map(|entry| entry.path().join("report.json"));
     reports.filter(|report| report.is_file()).collect()
+}
+
+/// What a run must exit with whose tasks all have their verdicts.
+pub(super) fn exit_code(plan: &Plan) -> i32 {
+    let mut states = plan.tasks.iter().map(|task| task.kind.state);
+    i32::from(!states.all(|state| state == "COMPLETED"))
 }
 
 /// What is wrong with the run of a plan.
@@ -182,6 +188,14 @@ fn judge_attempts(entries: &[Value], folder: &Path, problems: &mut Vec<Problem>)
             let words = format!("the log of {id} says {} times that it began", begins.len());
             problems.push(Problem::new(Sort::Doubled, words));
         }
+        for (phase, word) in [("setup", PREPARED), ("verify", VERIFYING)] {
+            let said = of_phase(&attempt, phase);
+            let count = said.iter().filter(|line| *line == word).count();
+            if count > 1 {
+                let words = format!("{phase} of {id} says {count} times '{word}'");
+                problems.push(Problem::new(Sort::Doubled, words));
+            }
+        }
         if !begins.is_empty() && !known.contains(&id) {
             let words = format!("attempt {id} began, and the report does not know it");
             problems.push(Problem::new(Sort::Doubled, words));
@@ -205,8 +219,12 @@ fn judge_attempts(entries: &[Value], folder: &Path, problems: &mut Vec<Problem>)
 }
 
 fn lines(attempt: &Path) -> Vec<String> {
-    // An attempt that never came to solve has no such log.
-    let text = fs::read(attempt.join("solve.log")).unwrap_or_default();
+    of_phase(attempt, "solve")
+}
+
+fn of_phase(attempt: &Path, phase: &str) -> Vec<String> {
+    // An attempt that never came so far has no such log.
+    let text = fs::read(attempt.join(format!("{phase}.log"))).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     text.lines().map(str::to_owned).collect()
 }
@@ -321,6 +339,16 @@ mod tests {
         run.log("lines-2-2", &full("3", 2000));
         run.log("lines-2-9", "begin 5\n");
         assert_eq!(run.sorts(), [Sort::Doubled, Sort::Doubled]);
+    }
+
+    #[test]
+    fn a_verification_that_began_twice_is_doubled() {
+        let run = Run::new("verify", two());
+        run.log("passes-1-1", "begin 1\n");
+        run.log("lines-2-2", &full("3", 2000));
+        let log = run.out.join("run/attempts/passes-1-1/verify.log");
+        crate::files::write(&log, "verifying\nverifying\n").unwrap();
+        assert_eq!(run.sorts(), [Sort::Doubled]);
     }
 
     #[test]
