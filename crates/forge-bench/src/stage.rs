@@ -81,6 +81,7 @@ impl Stage {
             owner: owner.clone(),
             holder: String::new(),
             run: None,
+            runtime: None,
             disk_sharing: DiskSharing::Probe,
             disk: DiskOptions::default(),
             egress: EgressOptions {

@@ -131,6 +131,7 @@ pub(crate) fn engine_settings(configuration: &Configuration) -> EngineSettings {
         disk: configuration.disk.clone(),
         denied: configuration.network.denied.clone(),
         resolvers: configuration.network.resolvers.clone(),
+        runtime: configuration.hardening.runtime.clone(),
         ..EngineSettings::default()
     }
 }

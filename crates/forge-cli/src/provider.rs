@@ -56,6 +56,8 @@ pub struct EngineSettings {
     pub identity: Option<String>,
     /// The run that all sandboxes belong to.
     pub run: Option<RunId>,
+    /// The runtime of sandboxes, where it is not the engine's default.
+    pub runtime: Option<String>,
 }
 
 /// No engine could be had.

@@ -23,6 +23,10 @@ use crate::{seccomp, workspace};
 /// Processes and threads in a sandbox that are not the task's: `forge-init`'s own threads, and a
 /// bridge with the threads of the runtime that starts it.
 pub(crate) const OWN_PROCESSES: u64 = 8;
+/// The same of a runtime with a kernel of its own, whose threads and those that stand for programs
+/// on the machine count as the sandbox's. Without room for them the kernel ends, and the sandbox with
+/// it.
+const RUNTIME_PROCESSES: u64 = 256;
 /// Files a process may have open.
 const OPEN_FILES: i64 = 16_384;
 /// Files and folders in `/tmp`, one for each 8 KiB of its size.
@@ -139,7 +143,7 @@ fn host_config(spec: &SandboxSpec, mounts: Vec<Mount>) -> HostConfig {
         memory_swap: Some(memory),
         nano_cpus: Some(signed(limits.cpu_millis.saturating_mul(1_000_000))),
         cpuset_cpus: cpu_list(&spec.cores),
-        pids_limit: Some(signed(limits.processes.saturating_add(OWN_PROCESSES))),
+        pids_limit: Some(signed(limits.processes.saturating_add(own_processes(spec)))),
         ulimits: Some(vec![
             ulimit("core", 0),
             ulimit("nofile", OPEN_FILES),
@@ -166,6 +170,13 @@ fn host_config(spec: &SandboxSpec, mounts: Vec<Mount>) -> HostConfig {
         init: Some(false),
         runtime: spec.runtime.clone(),
         ..confined
+    }
+}
+
+fn own_processes(spec: &SandboxSpec) -> u64 {
+    match spec.runtime {
+        None => OWN_PROCESSES,
+        Some(_) => OWN_PROCESSES + RUNTIME_PROCESSES,
     }
 }
 

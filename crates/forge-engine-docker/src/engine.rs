@@ -64,6 +64,10 @@ pub struct DockerOptions {
     pub holder: String,
     /// The run that what serves all its sandboxes together is labelled with.
     pub run: Option<RunId>,
+    /// The runtime that specifications of sandboxes name, where it is not the engine's default. It
+    /// counts as one with a kernel of its own, which runs no program that it cannot read and shows
+    /// no socket of a sandbox outside: images are prepared for that.
+    pub runtime: Option<String>,
     /// Whether to look for a shared disk.
     pub disk_sharing: DiskSharing,
     /// How the size of workspaces is held.
@@ -86,6 +90,7 @@ pub struct DockerEngine {
     pub(crate) owner: OwnerId,
     pub(crate) holder: String,
     pub(crate) run: Option<RunId>,
+    pub(crate) runtime: Option<String>,
     pub(crate) channel_root: ChannelRoot,
     pub(crate) disk_sharing: DiskSharing,
     pub(crate) disk: Disk,
@@ -119,6 +124,7 @@ impl DockerEngine {
             owner: options.owner,
             holder: options.holder,
             run: options.run,
+            runtime: options.runtime,
             channel_root,
             disk_sharing: options.disk_sharing,
             disk: Disk::new(options.disk),
@@ -160,6 +166,9 @@ fn additions_digest(options: &DockerOptions) -> String {
     let config = options.cargo_config.as_deref().map(str::as_bytes);
     let optional = [options.certificates.as_deref(), config];
     let mut hasher = Sha256::new_with_prefix(Sha256::digest(&options.init_binary.bytes));
+    if options.runtime.is_some() {
+        hasher.update("readable");
+    }
     for addition in optional {
         // Nothing is not the same as an empty file.
         hasher.update([u8::from(addition.is_some())]);

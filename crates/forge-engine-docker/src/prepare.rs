@@ -212,7 +212,11 @@ impl DockerEngine {
             Some(certificates) => Some(Trusted::find(stager, certificates).await?),
             None => None,
         };
-        let archive = layer(&self.init.bytes, trusted.as_ref(), cargo_config, &lists);
+        let init = Init {
+            bytes: &self.init.bytes,
+            readable: self.runtime.is_some(),
+        };
+        let archive = layer(&init, trusted.as_ref(), cargo_config, &lists);
         stager.put(archive.during(operation, reference)?).await
     }
 
@@ -297,10 +301,17 @@ fn absent(reference: &str, message: String) -> EngineError {
     EngineError::new(EngineErrorKind::NotFound, OPERATION, reference, message)
 }
 
+/// PID 1 of sandboxes.
+struct Init<'a> {
+    bytes: &'a [u8],
+    /// Whether sandboxes have a kernel that runs nothing else.
+    readable: bool,
+}
+
 /// What is put on top of an image. Entries replace what has their name, links above all, so an
 /// image cannot divert them.
 fn layer(
-    init: &[u8],
+    init: &Init<'_>,
     trusted: Option<&Trusted>,
     cargo_config: Option<&str>,
     lists: &[accounts::List],
@@ -314,7 +325,8 @@ fn layer(
     archive.folder(".swe-forge", 0o755, None)?;
     // Executable without being readable: the kernel then lets no process of the same user look
     // into PID 1.
-    archive.file(inside(INIT_PATH), 0o711, init)?;
+    let mode = if init.readable { 0o755 } else { 0o711 };
+    archive.file(inside(INIT_PATH), mode, init.bytes)?;
     archive.folder("workspace", 0o755, None)?;
     archive.folder("tmp", 0o1777, None)?;
     if let Some(trusted) = trusted {
@@ -629,6 +641,11 @@ mod tests {
         assert_eq!(Source::of(&reference, here).unwrap().digest, digest("2"));
     }
 
+    const INIT: Init<'_> = Init {
+        bytes: b"init",
+        readable: false,
+    };
+
     #[test]
     fn authorities_and_configuration_stand_where_programs_look() {
         let trusted = |local, bundle: Option<&str>| Trusted {
@@ -638,7 +655,7 @@ mod tests {
         };
         let groups = [("/etc/group", b"g".to_vec())];
         let both = trusted(true, Some("IMAGE\nOWN"));
-        let all = contents(&layer(b"init", Some(&both), Some("[net]"), &groups).unwrap());
+        let all = contents(&layer(&INIT, Some(&both), Some("[net]"), &groups).unwrap());
         assert_eq!(all[".swe-forge/certificates.pem"], "IMAGE\nOWN");
         assert_eq!(all["etc/ssl/certs/ca-certificates.crt"], "IMAGE\nOWN");
         assert_eq!(all["usr/local/share/ca-certificates/swe-forge.crt"], "OWN");
@@ -647,12 +664,12 @@ mod tests {
         assert!(all.contains_key(".cargo/"));
         assert_eq!(all["etc/group"], "g");
         let alone = trusted(false, None);
-        let all = contents(&layer(b"init", Some(&alone), None, &[]).unwrap());
+        let all = contents(&layer(&INIT, Some(&alone), None, &[]).unwrap());
         assert_eq!(all[".swe-forge/certificates.pem"], "OWN");
         for absent in [".cargo/", "usr/local/share/ca-certificates/swe-forge.crt"] {
             assert!(!all.contains_key(absent), "{absent}");
         }
-        let plain = contents(&layer(b"init", None, None, &[]).unwrap());
+        let plain = contents(&layer(&INIT, None, None, &[]).unwrap());
         assert!(!plain.contains_key(".swe-forge/certificates.pem"));
     }
 
@@ -668,6 +685,18 @@ mod tests {
             (path, text)
         });
         entries.collect()
+    }
+
+    #[test]
+    fn pid_1_is_readable_only_to_a_kernel_that_runs_nothing_else() {
+        for (readable, expected) in [(false, 0o711), (true, 0o755)] {
+            let init = Init { readable, ..INIT };
+            let archive = layer(&init, None, None, &[]).unwrap();
+            let mut archive = tar::Archive::new(&archive[..]);
+            let mut entries = archive.entries().unwrap().map(Result::unwrap);
+            let found = entries.find(|entry| &*entry.path_bytes() == b".swe-forge/init");
+            assert_eq!(found.unwrap().header().mode().unwrap(), expected);
+        }
     }
 
     #[test]

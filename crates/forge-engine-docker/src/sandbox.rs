@@ -89,8 +89,8 @@ impl DockerEngine {
         )?;
         let shares = self.shares_folders().await?;
         // A folder of this machine that root of a sandbox may write to is one without any limit:
-        // setup is spoken to through the engine.
-        let folder = (shares && spec.profile == Profile::Run)
+        // setup is spoken to through the engine. So is one whose runtime shows no socket here.
+        let folder = (shares && spec.profile == Profile::Run && spec.runtime.is_none())
             .then(|| ChannelFolder::of(self.channel_root.path(), &spec.id));
         let made = match &folder {
             Some(folder) => folder.make(spec.user).during(OPERATION, spec.id.as_str())?,

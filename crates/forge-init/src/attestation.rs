@@ -26,7 +26,7 @@ pub(crate) fn gather(seccomp_mode: u32) -> Attested {
         // A value that cannot be read must not look like a safe one.
         capabilities: number("CapEff", 16).unwrap_or(u64::MAX),
         bounding_capabilities: number("CapBnd", 16).unwrap_or(u64::MAX),
-        no_new_privileges: number("NoNewPrivs", 10) == Some(1),
+        no_new_privileges: has_no_new_privileges(number("NoNewPrivs", 10)),
         seccomp_mode,
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
@@ -43,9 +43,25 @@ pub(crate) fn gather(seccomp_mode: u32) -> Attested {
         // Set when the settings come.
         network_served: false,
         network_failure: None,
-        kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+        kernel: kernel(),
         own_threads: own_threads(&status),
     }
+}
+
+/// Whether it is set: as the file says, or, where a kernel's file does not name it, as the kernel
+/// says when it is asked.
+fn has_no_new_privileges(line: Option<u64>) -> bool {
+    match line {
+        Some(value) => value == 1,
+        None => nix::sys::prctl::get_no_new_privs().unwrap_or(false),
+    }
+}
+
+fn kernel() -> String {
+    let name = nix::sys::utsname::uname();
+    // One that does not say has none.
+    let release = name.ok().map(|name| name.release().to_owned());
+    release.unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Threads of this process.
@@ -144,7 +160,14 @@ fn metadata_is_unreachable() -> bool {
     const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
     UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).is_ok_and(|socket| {
         let connected = socket.connect(METADATA);
-        connected.is_err_and(|error| error.kind() == ErrorKind::NetworkUnreachable)
+        // The second is what gVisor's network says where it has no route.
+        connected.is_err_and(|error| {
+            let kind = error.kind();
+            matches!(
+                kind,
+                ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable
+            )
+        })
     })
 }
 

@@ -11,11 +11,20 @@ const WRITABLE_IN_BUILD: [&str; 4] = ["/", "/etc/hostname", "/etc/hosts", "/etc/
 /// Writable, but of no use to a task: the channel, which is locked, and shared memory.
 const TOLERATED: [&str; 2] = ["/.swe-forge/channel", "/dev/shm"];
 
-/// Checks an attestation against the specification it must fulfil.
+/// Checks an attestation against the specification it must fulfil. `machine` is the kernel of the
+/// engine's machine, where it is known.
+///
+/// A runtime with a kernel of its own stands between the task and the machine, and may show no filter
+/// of system calls because it has none: every call is its own. That it is one is told by its kernel,
+/// which is another than the machine's; what shares the machine's has the filter or is refused.
 ///
 /// # Errors
 /// `hardening_unavailable` or `network_policy_unavailable`, naming every difference.
-pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(), Failure> {
+pub(crate) fn check(
+    spec: &SandboxSpec,
+    attestation: &Attestation,
+    machine: Option<&str>,
+) -> Result<(), Failure> {
     let network = ways_out(spec, attestation);
     if !network.is_empty() {
         let message = format!("the sandbox has {}", network.join(" and "));
@@ -33,7 +42,7 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
     if !attestation.no_new_privileges {
         missing.push("no_new_privs is off".to_owned());
     }
-    if attestation.seccomp_mode != 2 {
+    if attestation.seccomp_mode != 2 && !has_own_kernel(spec, attestation, machine) {
         missing.push(format!("seccomp mode {}", attestation.seccomp_mode));
     }
     let user = match spec.profile {
@@ -76,6 +85,26 @@ pub(crate) fn check(spec: &SandboxSpec, attestation: &Attestation) -> Result<(),
         missing.join("; ")
     );
     Err(Failure::new(Reason::HardeningUnavailable, message))
+}
+
+/// Whether a sandbox has another kernel than the machine, as its runtime was asked to give it.
+fn has_own_kernel(spec: &SandboxSpec, attestation: &Attestation, machine: Option<&str>) -> bool {
+    let own = attestation.kernel.as_str();
+    spec.runtime.is_some()
+        && !own.is_empty()
+        && machine.is_some_and(|machine| !machine.is_empty() && machine != own)
+}
+
+/// What is to be said of a sandbox that passed: what its runtime does not show.
+pub(crate) fn reservation(spec: &SandboxSpec, attestation: &Attestation) -> Option<String> {
+    let runtime = spec.runtime.as_ref()?;
+    (attestation.seccomp_mode != 2).then(|| {
+        format!(
+            "the runtime '{runtime}' gives sandboxes a kernel of their own ({}) without a filter of \
+             system calls",
+            attestation.kernel
+        )
+    })
 }
 
 /// What a task could reach others by, or could not that it was to.
@@ -171,7 +200,7 @@ mod tests {
 
     #[test]
     fn every_difference_fails_the_task() {
-        assert_eq!(check(&sandbox_spec(), &confined()), Ok(()));
+        assert_eq!(check(&sandbox_spec(), &confined(), None), Ok(()));
         type Change = fn(&mut Attestation);
         let cases: [(Change, Reason); 15] = [
             (
@@ -227,7 +256,7 @@ mod tests {
             let mut found = confined();
             change(&mut found);
             assert_eq!(
-                check(&sandbox_spec(), &found).unwrap_err().reason,
+                check(&sandbox_spec(), &found, None).unwrap_err().reason,
                 reason,
                 "{found:?}"
             );
@@ -235,14 +264,31 @@ mod tests {
     }
 
     #[test]
+    fn no_filter_is_enough_behind_a_kernel_that_is_not_the_machine_s_and_only_there() {
+        let mut found = confined();
+        found.seccomp_mode = 0;
+        let mut isolated = sandbox_spec();
+        isolated.runtime = Some("runsc".into());
+        assert_eq!(check(&isolated, &found, Some("7")), Ok(()));
+        assert!(reservation(&isolated, &found).is_some_and(|note| note.contains("runsc")));
+        assert_eq!(reservation(&isolated, &confined()), None);
+        for machine in [Some("6"), Some(""), None] {
+            assert!(check(&isolated, &found, machine).is_err(), "{machine:?}");
+        }
+        assert!(check(&sandbox_spec(), &found, Some("7")).is_err());
+        found.kernel = String::new();
+        assert!(check(&isolated, &found, Some("7")).is_err());
+    }
+
+    #[test]
     fn tests_elsewhere_than_in_their_place_are_as_good_as_writable() {
         let mut found = confined();
         found.read_only_mounts = vec![SPECIFICATION.into(), "/workspace/elsewhere".into()];
-        let error = check(&sandbox_spec(), &found).unwrap_err();
+        let error = check(&sandbox_spec(), &found, None).unwrap_err();
         assert!(error.message.contains(TESTS), "{}", error.message);
         let mut without = sandbox_spec();
         without.tests = false;
-        assert_eq!(check(&without, &found), Ok(()));
+        assert_eq!(check(&without, &found, None), Ok(()));
     }
 
     #[test]
@@ -258,12 +304,12 @@ mod tests {
             writable_mounts: vec!["/".into(), "/etc/hostname".into(), "/workspace".into()],
             ..confined()
         };
-        assert_eq!(check(&build, &found), Ok(()));
-        assert!(check(&sandbox_spec(), &found).is_err());
+        assert_eq!(check(&build, &found, None), Ok(()));
+        assert!(check(&sandbox_spec(), &found, None).is_err());
         let more = Attestation {
             capabilities: u64::MAX,
             ..found
         };
-        assert!(check(&build, &more).is_err());
+        assert!(check(&build, &more, None).is_err());
     }
 }

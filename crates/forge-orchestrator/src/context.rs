@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Agent;
 use crate::events::EventSink;
 use crate::layout::RunLayout;
+use crate::observed::Observed;
 use crate::operator::Operator;
 use crate::placement::Placement;
 
@@ -97,6 +98,8 @@ pub(crate) struct Context {
     pub news: mpsc::UnboundedSender<News>,
     /// How often this run was taken over: what sandboxes and the record know whose they are by.
     pub epoch: u64,
+    /// What the engine told by itself.
+    pub observed: Observed,
     /// Asked when another process has taken this run over: nothing may be touched any more.
     pub superseded: Cancellation,
 }
@@ -117,6 +120,13 @@ pub(crate) enum News {
         number: u64,
         /// What it is at.
         judgement: Judgement,
+    },
+    /// The engine lets nothing in a sandbox run, or everything again.
+    Paused {
+        /// The sandbox, whichever attempt it is of.
+        sandbox: SandboxId,
+        /// Whether nothing runs.
+        is_paused: bool,
     },
     /// It ended, and its sandbox is kept for a while.
     Lingers {

@@ -33,7 +33,7 @@ use crate::events::RunEvent;
 use crate::host::Host;
 use crate::run::{RunOptions, new_attempt};
 use crate::standing::{Standing, earlier_try, tries_before};
-use crate::{cleanup, failure};
+use crate::{cleanup, failure, observed};
 
 /// All jobs of an orchestrator are of one run, as yet.
 const RUN: RunNumber = RunNumber(0);
@@ -147,6 +147,7 @@ pub(crate) async fn carry_out(
     let mut work = Loop::new(context, policy, cancellation);
     let (mut looks, mut tellings) = (every(LOOK), every(TELLING));
     let (mut asks, mut renewals) = (every(ASK), every(RENEWAL));
+    let watch = task::spawn("watch", observed::follow(Arc::clone(context)));
     let mut actions = work.take_in(standings).await;
     let mut is_cancelling = false;
     loop {
@@ -183,13 +184,16 @@ pub(crate) async fn carry_out(
             () = context.superseded.cancelled() => break,
         }
     }
+    drop(watch);
     for removal in std::mem::take(&mut work.removals) {
         if let Err(error) = removal.join().await {
             tracing::error!(%error, "a release broke off");
         }
     }
-    // There is none where nothing ever waited.
-    tokio::fs::remove_file(context.layout.waiting()).await.ok();
+    if !context.superseded.is_cancelled() {
+        // There is none where nothing ever waited.
+        tokio::fs::remove_file(context.layout.waiting()).await.ok();
+    }
     let mut unstarted = 0;
     let reports = work.entries.into_iter().filter_map(|entry| {
         unstarted += u64::from(entry.report.is_none());
@@ -350,14 +354,17 @@ impl<'c> Loop<'c> {
                 self.handle(Event::Up { job, took })
             }
             News::Health { number, judgement } => {
-                let entry = &mut self.entries[place(JobNumber(number))];
-                let remark = remark(judgement);
-                if entry.remark != remark {
-                    self.context.events.send(RunEvent::Health {
-                        id: entry.job.id.clone(),
-                        remark: remark.clone(),
-                    });
-                    entry.remark = remark;
+                self.remark(place(JobNumber(number)), remark(judgement));
+                Vec::new()
+            }
+            News::Paused { sandbox, is_paused } => {
+                let is_of = |entry: &Entry| {
+                    let rest = sandbox.as_str().strip_prefix(entry.job.id.as_str());
+                    entry.control.is_some() && rest.is_some_and(is_part)
+                };
+                if let Some(number) = self.entries.iter().position(is_of) {
+                    let judgement = is_paused.then_some(Judgement::Paused);
+                    self.remark(number, judgement.and_then(remark));
                 }
                 Vec::new()
             }
@@ -370,6 +377,17 @@ impl<'c> Loop<'c> {
                 self.tell_end(place(job), *report);
                 self.handle(Event::Lingers { job, firm })
             }
+        }
+    }
+
+    fn remark(&mut self, number: usize, remark: Option<String>) {
+        let entry = &mut self.entries[number];
+        if entry.remark != remark {
+            self.context.events.send(RunEvent::Health {
+                id: entry.job.id.clone(),
+                remark: remark.clone(),
+            });
+            entry.remark = remark;
         }
     }
 
@@ -595,6 +613,11 @@ impl<'c> Loop<'c> {
         }
         report
     }
+}
+
+/// Whether this is what follows the id of an attempt in that of its sandbox.
+fn is_part(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('-')
 }
 
 /// What is worth saying about a sandbox: that it works is not.

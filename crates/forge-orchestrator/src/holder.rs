@@ -92,11 +92,20 @@ fn short(text: Option<&str>) -> String {
     }
 }
 
-/// Field 22 of `/proc/<pid>/stat`; the command name before it may hold spaces and brackets.
 fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    start_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Field 22 of `/proc/<pid>/stat`; the command name before it may hold spaces and brackets. `None`
+/// for a process that has ended and whose parent has not taken note of it: it drives nothing.
+fn start_of(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X" | "x") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -108,6 +117,16 @@ mod tests {
         let name = this_process();
         assert_eq!(look_up(&name), Holder::Alive);
         assert_eq!(look_up(&format!("{name}1")), Holder::Dead);
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_buried_yet_is_dead() {
+        let stat = |state: &str| {
+            let rest = "1 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+            start_of(&format!("7 (a ) b) {state} {rest}"))
+        };
+        assert_eq!(stat("S"), Some(4711));
+        assert_eq!(stat("Z"), None);
     }
 
     #[test]

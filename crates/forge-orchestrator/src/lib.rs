@@ -25,6 +25,7 @@ mod host;
 pub mod janitor;
 pub mod junit;
 pub mod layout;
+mod observed;
 pub mod operator;
 mod phase;
 mod phase_log;

@@ -12,7 +12,7 @@ use forge_engine::{EngineError, EngineErrorKind, Operation, RunningExec, Sandbox
 use forge_plan::health::Judgement;
 use futures::FutureExt;
 
-use crate::context::Cancellation;
+use crate::context::{Cancellation, Context};
 use crate::phase_log::PhaseLog;
 use crate::redact::Mask;
 use crate::{failure, heartbeat};
@@ -175,11 +175,11 @@ const LIFETIME_PASSED: i64 = 124;
 /// What a lost contact means, asked of the engine itself: it may be gone, or only the sandbox, or
 /// the sandbox reached the end of its life.
 pub(crate) async fn explain_loss(
-    engine: &dyn forge_engine::Engine,
+    context: &Context,
     sandbox: &dyn Sandbox,
     error: &EngineError,
 ) -> Outcome {
-    let described = tokio::time::timeout(Duration::from_secs(5), engine.describe()).await;
+    let described = tokio::time::timeout(Duration::from_secs(5), context.engine.describe()).await;
     let unreachable = match described {
         Ok(Ok(_)) => None,
         Ok(Err(failure)) => Some(failure::chain(&failure)),
@@ -201,7 +201,7 @@ pub(crate) async fn explain_loss(
             out_of_memory,
         }) => {
             let message = format!("the sandbox's PID 1 ended with code {code} while the task ran");
-            if out_of_memory {
+            if out_of_memory || context.observed.was_out_of_memory(sandbox.id()) {
                 Failure::new(
                     Reason::OutOfMemory,
                     format!("{message}, for want of memory"),

@@ -25,6 +25,8 @@ pub struct RunPlan {
     pub tasks: Vec<PlannedTask>,
     /// Whether containers and volumes are kept for inspection.
     pub keep: bool,
+    /// Where the engine is that the run is on.
+    pub endpoint: String,
     /// What the engine handle of the run makes the names from of what all its sandboxes share; a
     /// secret.
     pub engine_identity: Option<String>,

@@ -24,6 +24,7 @@ use crate::dispatch::{self, Carried};
 use crate::events::{EventSink, RunEvent};
 use crate::host::Host;
 use crate::layout::RunLayout;
+use crate::observed::Observed;
 use crate::operator::{Operator, SecretValue};
 use crate::placement::Placement;
 use crate::plan::{self, PlannedPurpose, RunPlan};
@@ -166,12 +167,12 @@ impl Orchestrator {
     ) -> Result<RunSummary, RunError> {
         let started_at = Timestamp::now();
         let secrets = all_secrets(tasks, &options);
-        let plan = plan(tasks, &options, &secrets)?;
+        let engine = self.engine.describe().await.map_err(RunError::Engine)?;
+        let plan = plan(tasks, &options, &engine, &secrets)?;
         let options = RunOptions {
             arguments: without_secrets(&options.arguments, &secrets),
             ..options
         };
-        let engine = self.engine.describe().await.map_err(RunError::Engine)?;
         let holder = holder::this_process();
         self.begin(&options, &engine, &holder, plan, started_at)
             .await?;
@@ -190,8 +191,7 @@ impl Orchestrator {
             epoch: FIRST_EPOCH,
             standings,
         };
-        self.carry_through(options, begun, events, cancellation)
-            .await
+        Box::pin(self.carry_through(options, begun, events, cancellation)).await
     }
 
     /// Goes on with the run `from`, whose process is gone. `tasks` and `options` are those of its
@@ -213,6 +213,8 @@ impl Orchestrator {
         let taken = self.store.take_over_run(&from.id, from.epoch, &holder, now);
         let epoch = taken.await?.ok_or(RunError::Superseded)?;
         let store = self.store.fenced(from.id, epoch);
+        // What was asked of the process that is gone is not asked of whoever goes on.
+        store.take_requests(&from.id).await?;
         let jobs = jobs(tasks, &options);
         let standings = standing::read(&store, &from.id, jobs, now).await?;
         events.send(resumed(&standings));
@@ -223,8 +225,7 @@ impl Orchestrator {
             epoch,
             standings,
         };
-        self.carry_through(options, begun, events, cancellation)
-            .await
+        Box::pin(self.carry_through(options, begun, events, cancellation)).await
     }
 
     async fn carry_through(
@@ -258,6 +259,7 @@ impl Orchestrator {
             keep: options.keep,
             first_slot: first_slot(&options.run),
             epoch,
+            observed: Observed::default(),
             superseded: Cancellation::default(),
         });
         let host = Host::of(&engine);
@@ -342,11 +344,17 @@ fn without_secrets(arguments: &[String], secrets: &Mask) -> Vec<String> {
 }
 
 /// What is recorded for whoever goes on with the run.
-fn plan(tasks: &[Arc<Task>], options: &RunOptions, secrets: &Mask) -> Result<String, RunError> {
+fn plan(
+    tasks: &[Arc<Task>],
+    options: &RunOptions,
+    engine: &EngineDescription,
+    secrets: &Mask,
+) -> Result<String, RunError> {
     let plan = RunPlan {
         purpose: PlannedPurpose::of(&options.purpose, secrets),
         tasks: plan::planned_tasks(tasks).map_err(RunError::Tasks)?,
         keep: options.keep,
+        endpoint: engine.endpoint.clone(),
         engine_identity: options.engine_identity.clone(),
     };
     serde_json::to_string(&plan).map_err(|error| RunError::Tasks(error.into()))

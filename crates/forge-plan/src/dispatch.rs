@@ -348,12 +348,16 @@ impl Dispatcher {
         }
     }
 
-    /// Ends what lingers where its room is wanted, or where nothing else is left to do.
+    /// Ends what lingers where its room is wanted, the host is short of something, or nothing else is
+    /// left to do.
     fn release(&mut self, actions: &mut Vec<Action>) {
         let is_last = self.queue.waiting() == 0
             && self.running.len() == self.lingering.len() + self.leaving.len();
-        if is_last {
-            let idle = self.lingering.extract_if(.., |(_, firm)| !*firm);
+        let is_short = self.pressure.reason().is_some();
+        if is_last || is_short {
+            let idle = self
+                .lingering
+                .extract_if(.., |(_, firm)| is_short || !*firm);
             let idle: Vec<Job> = idle.map(|(job, _)| job).collect();
             self.leaving.extend(&idle);
             actions.extend(idle.into_iter().map(Action::Release));

@@ -79,6 +79,7 @@ fn options(request: &EngineRequest, bytes: Bytes) -> DockerOptions {
         owner: request.owner.clone(),
         holder: forge_orchestrator::holder::this_process(),
         run: request.settings.run,
+        runtime: request.settings.runtime.clone(),
         disk_sharing: DiskSharing::Probe,
         disk: disk(&request.settings.disk),
         certificates: bytes.certificates,

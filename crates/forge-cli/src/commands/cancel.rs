@@ -127,8 +127,8 @@ async fn cancel_attempt(
             Err(CliError::input(message))
         }
         Standing::Live(_) => Ok(request(store, run, Some(attempt)).await?),
-        Standing::Lost if run.ended_at.is_none() => Err(no_process(run)),
-        Standing::Lost => {
+        Standing::Interrupted if run.ended_at.is_none() => Err(no_process(run)),
+        Standing::Interrupted => {
             let message = format!("{} was lost with its run, which has ended", attempt.id);
             Err(CliError::input(message))
         }

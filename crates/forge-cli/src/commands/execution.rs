@@ -103,6 +103,9 @@ async fn prepare(session: &Session, store: &Store, request: Request) -> Result<R
         .engine_with(store.owner(), Need::Sandboxes, settings)
         .await?;
     let description = engine.describe().await?;
+    if let Some(Interrupted { plan, .. }) = &request.from {
+        resume::check_engine(plan, &description)?;
+    }
     let options = RunOptions {
         run,
         purpose: request.purpose,

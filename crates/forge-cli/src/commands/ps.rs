@@ -240,7 +240,7 @@ fn table(entries: &[Entry], now: Timestamp) -> Table {
         let took = match (entry.started_at, entry.ended_at) {
             (Some(from), Some(to)) => units::duration(units::between(from, to)),
             // A lost attempt stopped at a time that nobody knows.
-            (Some(from), None) if entry.state != "LOST" => {
+            (Some(from), None) if entry.state != "INTERRUPTED" => {
                 units::duration(units::between(from, now))
             }
             _ => String::new(),

@@ -21,7 +21,7 @@ pub(super) enum Standing {
     /// It has not ended, and its run may still be under way.
     Live(StateName),
     /// It has not ended, and the process of its run is gone.
-    Lost,
+    Interrupted,
     /// It has ended so.
     Ended(StateName),
 }
@@ -39,7 +39,7 @@ impl Standing {
             Some(Outcome::Completed) => Self::Ended(StateName::Completed),
             Some(Outcome::Failed(_)) => Self::Ended(StateName::Failed),
             Some(Outcome::Timeout(_)) => Self::Ended(StateName::Timeout),
-            None if is_abandoned => Self::Lost,
+            None if is_abandoned => Self::Interrupted,
             None => Self::Live(attempt.state.name()),
         }
     }
@@ -48,7 +48,7 @@ impl Standing {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Live(state) | Self::Ended(state) => state.as_str(),
-            Self::Lost => "LOST",
+            Self::Interrupted => "INTERRUPTED",
         }
     }
 
@@ -57,7 +57,7 @@ impl Standing {
         match self {
             Self::Live(_) => Style::Plain,
             Self::Ended(StateName::Completed) => Style::Good,
-            Self::Ended(_) | Self::Lost => Style::Bad,
+            Self::Ended(_) | Self::Interrupted => Style::Bad,
         }
     }
 }

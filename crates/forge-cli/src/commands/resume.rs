@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use forge_core::{CommandLine, Task, TaskId};
+use forge_engine::EngineDescription;
 use forge_orchestrator::plan::{self, PlanError, PlannedTask};
 use forge_orchestrator::{RunPlan, holder};
 use forge_plan::lease::{self, Standing};
@@ -147,6 +148,22 @@ pub(super) async fn check_tasks(plan: &RunPlan, tasks: &[Arc<Task>]) -> Result<(
         named.join(", ")
     ))
     .or_rather("start a new run, or bring back the files as they were"))
+}
+
+/// Whether the engine is the one that has what the run left.
+///
+/// # Errors
+/// Names the other one.
+pub(super) fn check_engine(plan: &RunPlan, engine: &EngineDescription) -> Result<(), CliError> {
+    if plan.endpoint == engine.endpoint {
+        return Ok(());
+    }
+    Err(CliError::input(format!(
+        "the run is on the engine at {}, and this one is at {}",
+        escape::line(&plan.endpoint),
+        escape::line(&engine.endpoint)
+    ))
+    .or_rather("say where it is with --engine-host"))
 }
 
 /// Says which runs wait for somebody to go on with them. Only good to know: nothing of it is an error.

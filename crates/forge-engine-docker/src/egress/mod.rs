@@ -14,7 +14,7 @@
 //! connections wait. A process with the same [`GateIdentity`] goes on with it. Of two such at once the
 //! newer has the proxy, and the older gets an error for whatever it asks.
 //!
-//! A sandbox under a runtime that keeps host sockets out (`runsc` without `--host-uds=all`) finds
+//! A sandbox under a runtime that keeps host sockets out (`runsc` without `--host-uds=open`) finds
 //! its socket dead, and so is isolated.
 
 mod driver;

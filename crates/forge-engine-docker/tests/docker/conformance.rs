@@ -122,7 +122,9 @@ impl Bench for DockerBench {
         }
         let (script, arguments) = match act {
             Act::Fill(file) => (
-                "exec dd if=/dev/zero of=\"$1\" bs=1M 2> /dev/null".into(),
+                // A large piece that does not fit is refused whole, and leaves room for small ones.
+                "for size in 1M 4k; do dd if=/dev/zero bs=$size >> \"$1\"; done 2> /dev/null; exit 1"
+                    .into(),
                 vec![file.clone()],
             ),
             act => script(act),
@@ -150,7 +152,7 @@ impl Bench for DockerBench {
     }
 
     fn cancellations(&self) -> usize {
-        4
+        3
     }
 }
 
@@ -189,4 +191,25 @@ async fn all_hold(sharing: DiskSharing, choose: impl Fn(&Case) -> bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_case_holds_by_the_socket_of_a_sandbox() {
     all_hold(DiskSharing::Probe, |_| true).await;
+}
+
+/// What is another thing where everything goes through the engine.
+const OF_THE_WAY: [&str; 8] = [
+    "a_command_goes_on_through_a_restart",
+    "a_command_that_nobody_listens_to_runs_to_its_end",
+    "a_restart_between_making_and_opening_loses_nothing",
+    "a_slow_reader_holds_a_command_up_and_loses_nothing",
+    "commands_of_a_sandbox_that_goes_are_lost",
+    "every_octet_comes_through_both_ways",
+    "making_a_sandbox_may_be_given_up_anywhere",
+    "putting_files_may_be_given_up_anywhere",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_depends_on_the_way_holds_through_the_engine_as_well() {
+    let there = OF_THE_WAY
+        .iter()
+        .all(|name| cases().iter().any(|case| case.name == *name));
+    assert!(there, "a case was renamed");
+    all_hold(DiskSharing::Never, |case| OF_THE_WAY.contains(&case.name)).await;
 }

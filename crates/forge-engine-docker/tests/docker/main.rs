@@ -20,5 +20,6 @@ mod inheritance;
 mod life;
 mod objects;
 mod profiles;
+mod runtimes;
 mod support;
 mod watch;

@@ -81,6 +81,7 @@ fn options(sharing: DiskSharing, folder: &Path, owner: &OwnerId) -> DockerOption
         owner: owner.clone(),
         holder: HOLDER.into(),
         run: None,
+        runtime: None,
         disk_sharing: sharing,
         disk: DiskOptions {
             pool: folder.join(POOL),

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use super::command::{Command, SUPERSEDED};
 use super::files::{Node, Tree};
 use super::sandbox::FakeSandbox;
-use super::world::{SandboxEntry, Stage, WorkspaceEntry, World, relative, volume};
+use super::world::{SandboxEntry, Stage, VOLUME, WorkspaceEntry, World, relative, volume};
 use super::{FakeEngine, pass};
 use crate::engine::{
     Credentials, Engine, EngineDescription, Fixtures, FoundObject, Inventory, PreparedImage,
@@ -48,12 +48,8 @@ impl Inventory for FakeEngine {
 
     async fn remove(&self, object: &FoundObject) -> Result<(), EngineError> {
         let name = object.name.as_str();
-        let sandbox = self
-            .world()
-            .sandboxes
-            .keys()
-            .find(|id| id.as_str() == name)
-            .cloned();
+        // What is no id is the name of something else.
+        let sandbox = SandboxId::new(name).ok();
         let call = self
             .begin(Operation::Destroy, name, sandbox.as_ref())
             .await?;
@@ -74,16 +70,16 @@ impl Inventory for FakeEngine {
 /// Removes what is no sandbox, by name.
 fn remove_idle(world: &mut World, name: &str) -> Result<(), EngineError> {
     world.others.remove(name);
-    let workspace = world.workspaces.keys().find(|id| volume(id) == name);
-    match workspace.cloned() {
+    let workspace = name.strip_prefix(VOLUME);
+    match workspace.and_then(|id| SandboxId::new(id).ok()) {
         Some(id) => remove_workspace(world, &id),
         None => Ok(()),
     }
 }
 
 fn remove_workspace(world: &mut World, id: &SandboxId) -> Result<(), EngineError> {
-    let mut users = world.sandboxes.values();
-    if users.any(|entry| entry.spec.workspace == *id) {
+    let workspace = world.workspaces.get(id);
+    if workspace.is_some_and(|workspace| workspace.users > 0) {
         let (kind, operation) = (EngineErrorKind::Conflict, Operation::Destroy);
         return Err(error(kind, operation, volume(id), "a sandbox uses it"));
     }
@@ -152,6 +148,7 @@ fn new_workspace(world: &World, spec: &WorkspaceSpec) -> WorkspaceEntry {
         spec: spec.clone(),
         tree,
         tests: None,
+        users: 0,
     }
 }
 
@@ -162,15 +159,16 @@ fn place_sandbox(
     image: &PreparedImage,
 ) -> Result<Stage, EngineError> {
     let fails = |kind, message| error(kind, Operation::Create, spec.id.as_str(), message);
-    let workspace = world.workspaces.get(&spec.workspace);
-    if workspace.is_none_or(|workspace| spec.tests && !workspace.spec.tests) {
+    let workspace = world.workspaces.get_mut(&spec.workspace);
+    let Some(workspace) = workspace.filter(|there| there.spec.tests || !spec.tests) else {
         let message = "its workspace is not there";
         return Err(fails(EngineErrorKind::NotFound, message));
-    }
+    };
     match world.sandboxes.get(&spec.id) {
         None => {
             let entry = SandboxEntry::new(spec, image);
             world.sandboxes.insert(spec.id.clone(), entry);
+            workspace.users += 1;
             Ok(Stage::Made)
         }
         Some(there) if !there.is_of(spec, image) => {

@@ -5,7 +5,7 @@
 //! test. Its clock is tokio's: with paused time, hours pass at once. Commands do what a script of the
 //! test says, or are programs of a tiny language of their own ([`program`]).
 //!
-//! A sandbox at rest has no task of the runtime, so that a hundred thousand of them fit in a test.
+//! A sandbox at rest has no task of the runtime, so that a hundred thousand of them fit in memory.
 
 mod command;
 mod engine;

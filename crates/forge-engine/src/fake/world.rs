@@ -107,6 +107,8 @@ pub(super) struct WorkspaceEntry {
     pub(super) tree: Tree,
     /// The author's tests, once they are there.
     pub(super) tests: Option<Tree>,
+    /// Sandboxes that work on it.
+    pub(super) users: u32,
 }
 
 impl WorkspaceEntry {
@@ -145,9 +147,12 @@ pub(super) struct World {
     pub(super) others: BTreeMap<String, FoundObject>,
 }
 
+/// First part of the names of workspaces as objects.
+pub(super) const VOLUME: &str = "workspace-";
+
 /// The name of a workspace as an object.
 pub(super) fn volume(id: &SandboxId) -> String {
-    format!("workspace-{id}")
+    format!("{VOLUME}{id}")
 }
 
 /// A name relative to the workspace.
@@ -236,6 +241,10 @@ impl World {
     /// Takes a sandbox away; its commands are still to be told.
     pub(super) fn take_sandbox(&mut self, id: &SandboxId) -> Vec<Running> {
         let entry = self.sandboxes.remove(id);
+        let workspace = entry.as_ref().map(|entry| &entry.spec.workspace);
+        if let Some(workspace) = workspace.and_then(|id| self.workspaces.get_mut(id)) {
+            workspace.users -= 1;
+        }
         let commands = entry.map(|entry| entry.commands).unwrap_or_default();
         commands.into_values().collect()
     }

@@ -1,14 +1,20 @@
 //! A bench of the conformance suite on the fake engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use forge_core::ownership::Ownership;
-use forge_core::{Attempt, Difficulty, OwnerId, RunId, TaskId, UserId};
+use forge_core::ownership::{Ownership, Role};
+use forge_core::{
+    Attempt, Difficulty, ExecRequest, OwnerId, Profile, RunId, SandboxId, SandboxSpec, TaskId,
+    UserId, WorkspaceSpec,
+};
 use forge_engine::conformance::{Act, Bench, Capability};
 use forge_engine::fake::FakeEngine;
-use forge_engine::{Engine, EngineError};
+use forge_engine::{Credentials, Engine, EngineError};
+use forge_wire::Secret;
 use jiff::Timestamp;
 
 /// One machine with one owner on it.
@@ -115,5 +121,60 @@ impl Bench for FakeBench {
 
     fn cancellations(&self) -> usize {
         usize::MAX
+    }
+}
+
+pub(crate) fn credentials(epoch: u64) -> Credentials {
+    Credentials {
+        secret: Secret::new([7; 32]),
+        epoch,
+    }
+}
+
+pub(crate) fn workspace_spec(number: u32) -> WorkspaceSpec {
+    WorkspaceSpec {
+        id: sandbox_id(number),
+        ownership: ownership(),
+        user: UserId::for_slot(1),
+        disk_bytes: 1 << 20,
+        disk_files: 100,
+        specification: Vec::new(),
+        tests: false,
+    }
+}
+
+fn sandbox_id(number: u32) -> SandboxId {
+    SandboxId::new(format!("s{number}")).unwrap()
+}
+
+pub(crate) fn sandbox_spec(number: u32) -> SandboxSpec {
+    SandboxSpec {
+        id: sandbox_id(number),
+        ownership: ownership(),
+        role: Role::Task,
+        workspace: sandbox_id(number),
+        tests: false,
+        limits: Difficulty::Easy.limits(),
+        cores: Vec::new(),
+        profile: Profile::Run,
+        network: None,
+        user: UserId::for_slot(1),
+        env: BTreeMap::new(),
+        runtime: None,
+        max_lifetime: Duration::from_secs(7200),
+    }
+}
+
+pub(crate) fn request(argv: Vec<String>) -> ExecRequest {
+    ExecRequest {
+        argv,
+        env: Vec::new(),
+        working_directory: "/workspace".into(),
+        stdin: false,
+        timeout: Some(Duration::from_secs(60)),
+        grace: Duration::ZERO,
+        output_limit: 1 << 30,
+        key: None,
+        join: None,
     }
 }

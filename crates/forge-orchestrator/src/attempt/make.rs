@@ -7,8 +7,8 @@ use std::time::Instant;
 use forge_core::sandbox::{TESTS, WORKSPACE};
 use forge_core::task::{SourceTree, VerifyContainer};
 use forge_core::{
-    Failure, Outcome, PhaseName, Profile, Reason, Role, SandboxId, SandboxSpec, State, Transition,
-    WorkspaceSpec,
+    Attestation, Failure, Outcome, PhaseName, Profile, Reason, Role, SandboxId, SandboxSpec, State,
+    Transition, WorkspaceSpec,
 };
 use forge_engine::{Credentials, EngineError, PreparedImage, Sandbox};
 use forge_store::ObjectKind;
@@ -248,9 +248,31 @@ impl Attempt<'_> {
         if !matches!(self.attestation, Some((Profile::Run, _))) {
             self.attestation = Some((profile, sandbox.attestation().clone()));
         }
-        attestation::check(&spec, sandbox.attestation()).map_err(Outcome::Failed)?;
+        self.check_attestation(&spec, sandbox.attestation()).await?;
         self.check_cancelled()?;
         Ok(sandbox)
+    }
+
+    async fn check_attestation(
+        &mut self,
+        spec: &SandboxSpec,
+        attested: &Attestation,
+    ) -> Result<(), Outcome> {
+        let machine = match &spec.runtime {
+            None => None,
+            Some(_) => {
+                let described = self.context.engine.describe().await;
+                Some(described.map_err(|error| engine_failure(&error))?.kernel)
+            }
+        };
+        let checked = attestation::check(spec, attested, machine.as_deref());
+        checked.map_err(Outcome::Failed)?;
+        if let Some(note) = attestation::reservation(spec, attested)
+            && !self.notes.contains(&note)
+        {
+            self.notes.push(note);
+        }
+        Ok(())
     }
 
     pub(super) async fn upload_sources(&mut self, sandbox: &dyn Sandbox) -> Result<(), Outcome> {

@@ -255,7 +255,7 @@ impl Attempt<'_> {
     /// The outcome when the sandbox failed: it may be gone, or have reached the end of its life.
     pub(super) async fn lost(&self, sandbox: &dyn Sandbox, error: &EngineError) -> Outcome {
         if phase::is_contact_lost(error) {
-            phase::explain_loss(&*self.context.engine, sandbox, error).await
+            phase::explain_loss(self.context, sandbox, error).await
         } else {
             Outcome::Failed(failure::from_engine(error))
         }

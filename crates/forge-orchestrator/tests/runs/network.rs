@@ -52,7 +52,7 @@ async fn what_the_operator_forbids_ends_a_task_before_anything_is_made() {
     let task = &summary.report.tasks[0];
     assert_eq!(task.reason, Some(Reason::NotPermitted));
     assert_eq!(task.message, "no such image here");
-    let calls = bench.engine.calls();
+    let calls = bench.calls();
     assert_eq!(calls, ["ask the engine ", "close the engine "]);
 }
 

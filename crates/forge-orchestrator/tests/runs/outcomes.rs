@@ -29,7 +29,6 @@ async fn a_task_that_passes_goes_through_every_phase_in_order() {
 
     let id = task.id.as_str();
     let calls: Vec<String> = bench
-        .engine
         .calls()
         .iter()
         .map(|call| call.replace(id, "ID"))

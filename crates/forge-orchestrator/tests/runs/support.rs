@@ -100,6 +100,14 @@ impl Bench {
         }
     }
 
+    /// Every call in order, but that which only watches, whose turn comes by chance.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        let mut calls = self.engine.calls();
+        let watch = forge_engine::Operation::Watch.to_string();
+        calls.retain(|call| !call.starts_with(&watch));
+        calls
+    }
+
     fn tree(&self, name: &str) -> SourceTree {
         SourceTree {
             root: self.folder.path().join(name),

@@ -330,3 +330,16 @@ fn what_lingers_by_default_goes_with_the_last_that_runs_and_what_does_firmly_sta
     let actions = dispatcher.handle(ended(1, None), seconds(64));
     assert_eq!(actions, [Action::Idle]);
 }
+
+#[test]
+fn a_host_that_is_short_of_memory_has_nothing_linger() {
+    let (mut dispatcher, _) = with_jobs(policy(), 3);
+    for number in 0..3 {
+        dispatcher.handle(up(number), seconds(1));
+    }
+    assert_eq!(dispatcher.handle(lingers(0, true), seconds(2)), []);
+    assert_eq!(dispatcher.handle(lingers(1, false), seconds(2)), []);
+    let actions = dispatcher.handle(measured(10), seconds(3));
+    let released = [0, 1].map(|number| Action::Release(Job(number)));
+    assert_eq!(actions, released);
+}
