@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use forge_core::ownership::Role;
 use forge_core::ownership::keys;
-use forge_core::{CleanupPolicy, Outcome, OwnerId, SandboxId};
+use forge_core::{CleanupPolicy, Outcome, OwnerId, RunId, SandboxId};
 use forge_engine::{Engine, EngineError, FoundObject, ObjectKind, PreparedImage};
 use forge_store::{AttemptRecord, ObjectKind as RecordedKind, Store, StoreError};
 use jiff::Timestamp;
@@ -82,6 +83,33 @@ async fn remove_unreported(
         }
     }
     Ok(())
+}
+
+/// Removes what a process that is gone made of a run for a moment only, and came not to remove. It
+/// is only good to have: what is left is found by `gc`.
+pub(crate) async fn remove_passing(engine: &dyn Engine, owner: &OwnerId, run: &RunId, ours: &str) {
+    let passing = [Role::Stager, Role::Disk].map(Role::as_str);
+    let run = run.to_string();
+    let is_left = |object: &FoundObject| {
+        object.label(keys::RUN) == Some(run.as_str())
+            && object.label(keys::HOLDER) != Some(ours)
+            && object
+                .label(keys::ROLE)
+                .is_some_and(|role| passing.contains(&role))
+    };
+    let found = match engine.list(Some(owner)).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(error = failure::chain(&error), "leftovers are not known");
+            return;
+        }
+    };
+    for object in found.iter().filter(|object| is_left(object)) {
+        if let Err(error) = engine.remove(object).await {
+            let error = failure::chain(&error);
+            tracing::warn!(name = object.name, error, "a leftover stays");
+        }
+    }
 }
 
 /// Removes what is left on the engine of an attempt that has ended and that nobody drives any more,

@@ -9,6 +9,7 @@ use forge_api::report::{
     EngineReport, REPORT_VERSION, Report, RunReport, TaskReport, ValidationReport,
 };
 use forge_core::{Attempt, RunId, Task, Verdict};
+use forge_engine::task;
 use forge_engine::{Engine, EngineDescription, EngineError};
 use forge_plan::capacity::Ratios;
 use forge_plan::retry::RetryPolicy;
@@ -31,7 +32,7 @@ use crate::plan::{self, PlannedPurpose, RunPlan};
 use crate::redact::Mask;
 use crate::report::{self, ReportError};
 use crate::standing::{self, ReadError, Standing};
-use crate::{failure, holder, results};
+use crate::{cleanup, failure, holder, results};
 
 /// What the record gives a run that begins.
 const FIRST_EPOCH: u64 = 1;
@@ -215,6 +216,11 @@ impl Orchestrator {
         let store = self.store.fenced(from.id, epoch);
         // What was asked of the process that is gone is not asked of whoever goes on.
         store.take_requests(&from.id).await?;
+        let (remover, owner) = (Arc::clone(&self.engine), self.store.owner().clone());
+        let (run, ours) = (from.id, holder.clone());
+        let _removal = task::spawn("leftovers", async move {
+            cleanup::remove_passing(&*remover, &owner, &run, &ours).await;
+        });
         let jobs = jobs(tasks, &options);
         let standings = standing::read(&store, &from.id, jobs, now).await?;
         events.send(resumed(&standings));

@@ -11,7 +11,7 @@ use forge_store::{AttemptFilter, AttemptRecord, RunRecord, Store, StoreError};
 use jiff::Timestamp;
 
 use crate::gc::GcError;
-use crate::holder;
+use crate::{cleanup, holder};
 
 /// Runs that have not ended although their process has, newest first: they can be gone on with.
 ///
@@ -100,11 +100,15 @@ pub async fn settle(engine: &dyn Engine, store: &Store, now: Timestamp) -> Resul
     for attempt in &lost {
         settle_attempt(store, attempt, is_clean(&attempt.run), now).await?;
     }
-    for (object, attempt) in &announced {
-        // Of one with several objects it is so already.
-        let attempt = store.attempt(&attempt.id).await?;
-        settle_attempt(store, &attempt, true, now).await?;
-        store.object_removed(object.kind, &object.name, now).await?;
+    let mut released = HashSet::new();
+    for (_, attempt) in &announced {
+        if !released.insert(&attempt.id) {
+            continue;
+        }
+        // An engine that is killed while it makes something may lose the labels and keep the thing: it is
+        // asked by name.
+        let left = cleanup::release(engine, store, attempt, now).await?;
+        left.iter().for_each(|left| tracing::warn!("{left}"));
     }
     Ok(lost.len() + announced.len())
 }

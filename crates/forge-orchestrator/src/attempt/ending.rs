@@ -1,10 +1,11 @@
 //! The end of an attempt: artifacts, final state, a time to look at what is left, clean-up, report.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use forge_api::report::{ArtifactReport, ImageReport, LimitsReport, TaskReport};
 use forge_core::sandbox::{OUTPUT, WORKSPACE};
-use forge_core::{Limits, Outcome, PhaseName, Reason, SandboxId, State, Transition};
+use forge_core::{Cause, Limits, Outcome, PhaseName, Reason, Role, SandboxId, State, Transition};
 use forge_engine::{EngineError, Sandbox};
 use forge_store::ArtifactRecord;
 use jiff::Timestamp;
@@ -52,7 +53,7 @@ impl Attempt<'_> {
             self.end_processes().await;
             let cancellation = self.control.cancellation.clone();
             tokio::select! {
-                () = self.collect_artifacts() => {}
+                () = self.collect_artifacts(&outcome) => {}
                 () = cancellation.cancelled() => {
                     self.notes.push("the artifacts are incomplete: the run was cancelled".to_owned());
                 }
@@ -114,13 +115,13 @@ impl Attempt<'_> {
         }
     }
 
-    async fn collect_artifacts(&mut self) {
-        let Some(sandbox) = self.current.clone() else {
-            return;
-        };
+    async fn collect_artifacts(&mut self, outcome: &Outcome) {
         if !self.cleanup.preserve_artifacts {
             return;
         }
+        let Some(sandbox) = self.sandbox_with_artifacts(outcome).await else {
+            return;
+        };
         let output = Path::new("output");
         let mut taken = Taken::default();
         self.collect_path(&*sandbox, output, &mut taken).await;
@@ -133,6 +134,27 @@ impl Attempt<'_> {
                     .any(|other| path != Path::new(other) && path.starts_with(other));
             if !covered {
                 self.collect_path(&*sandbox, path, &mut taken).await;
+            }
+        }
+    }
+
+    /// The sandbox that artifacts are taken from. Where the last one was lost after the verdict, the
+    /// workspace is still there, and another one is made on it.
+    async fn sandbox_with_artifacts(&mut self, outcome: &Outcome) -> Option<Arc<dyn Sandbox>> {
+        if self.current.is_some() {
+            return self.current.clone();
+        }
+        let is_verdict = outcome.cause().is_none_or(|cause| cause == Cause::Task);
+        let image = self.snapshot.clone().or_else(|| self.image.clone());
+        let image = image.filter(|_| is_verdict && self.begun.is_some())?;
+        match self.make_sandbox(&image, Role::Artifacts).await {
+            Ok(sandbox) => Some(sandbox),
+            Err(outcome) => {
+                self.notes.push(format!(
+                    "the artifacts were not collected: {}",
+                    outcome.message()
+                ));
+                None
             }
         }
     }
@@ -237,12 +259,15 @@ impl Attempt<'_> {
         if self.context.superseded.is_cancelled() {
             return None;
         }
+        // The process that was ended may have had another one made, which is found by its label.
+        let was_interrupted = self.is_adopted || self.job.is_stale;
+        let snapshot = self.snapshot.as_ref().filter(|_| !was_interrupted);
         let left = cleanup::remove_all(
             &*self.context.engine,
             &self.context.owner,
             &self.sandboxes,
             self.workspace.as_ref(),
-            self.snapshot.as_ref(),
+            snapshot,
         )
         .await;
         if !left.is_empty() {

@@ -195,7 +195,7 @@ impl Attempt<'_> {
         self.note_record(recorded);
     }
 
-    /// Makes a sandbox for setup, solve or verification, and checks its attestation.
+    /// Makes a sandbox for setup, solve, verification or what is kept, and checks its attestation.
     pub(super) async fn make_sandbox(
         &mut self,
         image: &PreparedImage,
@@ -204,11 +204,14 @@ impl Attempt<'_> {
         let (part, profile) = match role {
             Role::Setup => (Some(super::SETUP), Profile::Build),
             Role::Verify => (Some(super::VERIFY), Profile::Run),
+            Role::Artifacts => (Some(super::ARTIFACTS), Profile::Run),
             _ => (None, Profile::Run),
         };
         let phases: &[PhaseName] = match (role, self.task().verify_container) {
             (Role::Setup, _) => &[PhaseName::Setup],
             (Role::Verify, _) => &[PhaseName::Verify],
+            // Nothing of the task runs in it.
+            (Role::Artifacts, _) => &[],
             (_, VerifyContainer::Fresh) => &[PhaseName::Solve],
             (_, VerifyContainer::Same) => &[PhaseName::Solve, PhaseName::Verify],
         };

@@ -37,6 +37,8 @@ pub(crate) use resume::{go_on, settle};
 
 /// Part of the id of the container of a fresh verification.
 const VERIFY: &str = "verify";
+/// Part of the id of the container through which artifacts are taken when the last one was lost.
+const ARTIFACTS: &str = "artifacts";
 /// Part of the id of the container of setup.
 pub(crate) const SETUP: &str = "setup";
 

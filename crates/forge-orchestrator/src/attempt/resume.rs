@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::ending::end_of;
 use super::progress::Progress;
-use super::{Attempt, SETUP, VERIFY};
+use super::{ARTIFACTS, Attempt, SETUP, VERIFY};
 use crate::context::{Context, Control, Job};
 use crate::events::RunEvent;
 use crate::{cleanup, failure, report};
@@ -77,7 +77,7 @@ impl Attempt<'_> {
             // Whatever there may be is removed all the same.
             Err(error) => {
                 self.note_record(Err(error));
-                let parts = [SETUP, VERIFY].map(|part| id.with_part(part));
+                let parts = [SETUP, VERIFY, ARTIFACTS].map(|part| id.with_part(part));
                 self.sandboxes = parts.into_iter().chain([id.clone()]).collect();
                 self.workspace = Some(id.clone());
             }

@@ -5,7 +5,7 @@ use forge_core::task::VerifyContainer;
 use forge_core::{
     Attestation, Cause, Deadline, Ending, NetworkLevel, Outcome, PhaseName, Reason, State,
 };
-use forge_engine::fake::FakeExec;
+use forge_engine::fake::{FakeExec, Fault, Faults, When};
 use forge_engine::{EngineErrorKind, Operation};
 use forge_orchestrator::Agent;
 use forge_orchestrator::run::Purpose;
@@ -562,4 +562,26 @@ async fn a_workspace_that_solve_left_full_is_the_task_s_own_doing() {
     assert_eq!(task.cause, Some(Cause::Task));
     assert!(task.message.contains("handed over"), "{}", task.message);
     assert!(full.engine.objects().is_empty());
+}
+
+#[tokio::test]
+async fn artifacts_of_a_sandbox_that_is_lost_after_the_verdict_are_taken_through_another() {
+    let bench = Bench::new(succeed).await;
+    // After setup, after solve, and when everything is over.
+    let last = Fault::Error(EngineErrorKind::Lost);
+    let faults = Faults::none().on(Operation::Kill, When::Call(3), last);
+    bench.engine.set_faults(faults);
+    let summary = bench.run_one(bench.task("good")).await;
+    let task = &summary.report.tasks[0];
+    assert_eq!(task.state, StateName::Completed, "{task:#?}");
+    let kept: Vec<&str> = task
+        .artifacts
+        .iter()
+        .map(|kept| kept.path.as_str())
+        .collect();
+    assert_eq!(kept, ["output/result.txt"]);
+    let note = "the sandbox did not end its processes";
+    assert!(task.notes.iter().any(|told| told.contains(note)));
+    assert!(task.cleanup_ended_at.is_some());
+    assert!(bench.engine.objects().is_empty());
 }
