@@ -2,7 +2,10 @@
 
 use crate::build;
 use crate::shell::{self, Failure};
-use crate::{attack, engine, images, tidy};
+use crate::{attack, chaos, engine, images, tidy};
+
+/// Cycles of chaos in the suite: of each kind of fault some.
+const CHAOS: &str = "6";
 
 pub(crate) fn run() -> Result<(), Failure> {
     shell::step("checking the format");
@@ -27,5 +30,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         .env("SWE_FORGE_TEST_EGRESS", &built.egress)
         .env("SWE_FORGE_TEST_IMAGE", "swe-forge/multi-base:latest");
     shell::run(&mut command)?;
+    let binary = built.binary.display().to_string();
+    chaos::run(&["--cycles", CHAOS, "--seed", "1", "--binary", &binary])?;
     attack::with(&built, None)
 }
