@@ -1,6 +1,7 @@
 //! Objects of somebody else's on the engine, with names and labels like ours: nobody may touch them.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,8 @@ impl Foreign {
         let network = self.client.get(&format!("/networks/{NETWORK}"))?;
         // Where it cannot be read it is not what it was.
         let file = std::fs::read_to_string(&self.file).unwrap_or_default();
+        let folder = self.file.parent().and_then(|folder| folder.metadata().ok());
+        let folder = folder.map(|folder| folder.ino());
         let changed = self
             .client
             .list(&format!("/containers/{CONTAINER}/changes"))?;
@@ -117,7 +120,8 @@ impl Foreign {
             "started": container["State"]["StartedAt"],
             "name": container["Name"],
             "labels": container["Config"]["Labels"],
-            "volume": volume["CreatedAt"],
+            // An engine dates a volume by its folder, which it changes itself when it mounts it.
+            "volume": [volume["Mountpoint"], volume["Labels"], folder],
             "network": network["Id"],
             "members": network["Containers"].as_object().map(serde_json::Map::len),
             "file": file,
