@@ -3,7 +3,7 @@
 //! One loop owns the dispatcher and everything that is known of the jobs; each try is a task that
 //! the loop owns.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -258,7 +258,14 @@ impl<'c> Loop<'c> {
                 is_told: false,
             });
         }
-        for (number, left) in lefts.into_iter().enumerate() {
+        let mut lefts: Vec<_> = lefts.into_iter().enumerate().collect();
+        // What stands on the engine has its room before anything else is started in it.
+        lefts.sort_by_key(|(_, left)| match left {
+            Left::UnderWay { .. } | Left::Ended { .. } | Left::Settled(_) => 0,
+            Left::Unbegun { stale: true } => 1,
+            Left::Unbegun { stale: false } => 2,
+        });
+        for (number, left) in lefts {
             actions.extend(self.take_in_one(number, left).await);
         }
         actions
@@ -401,30 +408,72 @@ impl<'c> Loop<'c> {
                 return Vec::new();
             }
         };
+        let places = self.places(requests.iter().filter_map(|it| it.attempt.as_ref()));
         let mut actions = Vec::new();
         for request in requests {
-            let number = request.attempt.and_then(|id| self.number_of(&id));
-            match (request.kind, number) {
-                (RequestKind::Cancel, None) => self.cancellation.cancel(),
-                (RequestKind::Cancel, Some(number)) => {
-                    let entry = &mut self.entries[number];
-                    entry.is_cancelled = true;
-                    if let Some(control) = &entry.control {
-                        control.cancellation.cancel();
+            let Some(id) = request.attempt else {
+                match request.kind {
+                    RequestKind::Cancel => self.cancellation.cancel(),
+                    RequestKind::Release => {
+                        (0..self.entries.len()).for_each(|number| self.release(number));
                     }
-                    let job = JobNumber(entry.job.number);
-                    actions.extend(self.handle(Event::Cancelled(Scope::Job(job))));
                 }
-                (RequestKind::Release, Some(number)) => {
-                    self.release(number);
-                    self.remove_kept(number);
-                }
-                (RequestKind::Release, None) => {
-                    (0..self.entries.len()).for_each(|number| self.release(number));
-                }
+                continue;
+            };
+            let Some(&number) = places.get(&id) else {
+                tracing::warn!(%id, "a request is about an attempt that this run does not have");
+                continue;
+            };
+            match request.kind {
+                RequestKind::Cancel => actions.extend(self.cancel(number)),
+                RequestKind::Release => self.release_one(number, id),
             }
         }
         actions
+    }
+
+    /// The jobs of these attempts, earlier tries among them; one look at every job for all of them.
+    fn places<'a>(
+        &self,
+        attempts: impl Iterator<Item = &'a SandboxId>,
+    ) -> HashMap<SandboxId, usize> {
+        let wanted: HashMap<&str, &SandboxId> = attempts.map(|id| (id.as_str(), id)).collect();
+        if wanted.is_empty() {
+            return HashMap::new();
+        }
+        let entries = self.entries.iter().enumerate();
+        let tries = entries.flat_map(|(number, entry)| {
+            let earlier = entry.earlier.iter().map(|earlier| earlier.id.as_str());
+            let tries = earlier.chain([entry.job.id.as_str()]);
+            tries.map(move |id| (id, number))
+        });
+        tries
+            .filter_map(|(id, number)| Some(((*wanted.get(id)?).clone(), number)))
+            .collect()
+    }
+
+    /// Gives a job up, whichever of its tries was meant.
+    fn cancel(&mut self, number: usize) -> Vec<Action> {
+        let entry = &mut self.entries[number];
+        entry.is_cancelled = true;
+        if let Some(control) = &entry.control {
+            control.cancellation.cancel();
+        }
+        let job = JobNumber(entry.job.number);
+        self.handle(Event::Cancelled(Scope::Job(job)))
+    }
+
+    /// Lets go of what a try left for inspection.
+    fn release_one(&mut self, number: usize, id: SandboxId) {
+        let Entry { job, report, .. } = &self.entries[number];
+        let (is_latest, is_over) = (job.id == id, report.is_some());
+        if is_latest {
+            self.release(number);
+        }
+        // An earlier one has ended for certain.
+        if !is_latest || is_over {
+            self.remove_kept(id);
+        }
     }
 
     fn release(&self, number: usize) {
@@ -434,12 +483,8 @@ impl<'c> Loop<'c> {
     }
 
     /// Removes what an attempt that has ended left for inspection.
-    fn remove_kept(&mut self, number: usize) {
-        let Entry { job, report, .. } = &self.entries[number];
-        if report.is_none() {
-            return;
-        }
-        let (context, id) = (Arc::clone(self.context), job.id.clone());
+    fn remove_kept(&mut self, id: SandboxId) {
+        let context = Arc::clone(self.context);
         let removal = task::spawn("release", async move {
             let removed = async {
                 let record = context.store.attempt(&id).await?;
@@ -454,10 +499,6 @@ impl<'c> Loop<'c> {
             }
         });
         self.removals.push(removal);
-    }
-
-    fn number_of(&self, id: &SandboxId) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.job.id == *id)
     }
 
     fn waiting(&self) -> WaitingList {

@@ -219,6 +219,12 @@ impl FakeEngine {
         self.world().calls.clone().unwrap_or_default()
     }
 
+    /// How many calls there were so far, also of an engine that is forgetful.
+    #[must_use]
+    pub fn call_count(&self) -> u64 {
+        self.world().of_operation.values().sum()
+    }
+
     /// Names of the objects that exist.
     #[must_use]
     pub fn objects(&self) -> Vec<String> {
