@@ -129,16 +129,34 @@ pub enum RunError {
     Engine(#[source] EngineError),
     /// The record cannot be written.
     #[error("the run could not be recorded")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
     /// What was recorded of the tasks cannot be looked at.
     #[error("the files of the tasks could not be looked at")]
     Tasks(#[source] io::Error),
     /// What an interrupted run left cannot be told.
     #[error("the run cannot be gone on with")]
-    Unreadable(#[from] ReadError),
+    Unreadable(#[source] ReadError),
     /// Another process drives the run.
     #[error("another process has taken the run over")]
     Superseded,
+}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Superseded { .. } => Self::Superseded,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<ReadError> for RunError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(StoreError::Superseded { .. }) => Self::Superseded,
+            other => Self::Unreadable(other),
+        }
+    }
 }
 
 /// Drives runs on one engine with one record.
