@@ -128,7 +128,7 @@ pub enum RunError {
     Engine(#[source] EngineError),
     /// The record cannot be written.
     #[error("the run could not be recorded")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
     /// What was recorded of the tasks cannot be looked at.
     #[error("the files of the tasks could not be looked at")]
     Tasks(#[source] io::Error),
@@ -138,6 +138,15 @@ pub enum RunError {
     /// Another process drives the run.
     #[error("another process has taken the run over")]
     Superseded,
+}
+
+impl From<StoreError> for RunError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Superseded { .. } => Self::Superseded,
+            error => Self::Store(error),
+        }
+    }
 }
 
 /// Drives runs on one engine with one record.
@@ -266,6 +275,8 @@ impl Orchestrator {
         let policy = dispatch::policy(&options, &engine, host.as_ref());
         let carried =
             dispatch::carry_out(&context, standings, policy, host, told, &cancellation).await;
+        // The report is that of whoever drives the run now.
+        dispatch::renew(&context).await;
         if context.superseded.is_cancelled() {
             return Err(RunError::Superseded);
         }
