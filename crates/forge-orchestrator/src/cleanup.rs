@@ -6,7 +6,9 @@ use std::time::Duration;
 use forge_core::ownership::Role;
 use forge_core::ownership::keys;
 use forge_core::{CleanupPolicy, Outcome, OwnerId, RunId, SandboxId};
-use forge_engine::{Engine, EngineError, FoundObject, ObjectKind, PreparedImage};
+use forge_engine::{
+    Engine, EngineError, EngineErrorKind, FoundObject, ObjectKind, Operation, PreparedImage,
+};
 use forge_store::{AttemptRecord, ObjectKind as RecordedKind, Store, StoreError};
 use jiff::Timestamp;
 
@@ -23,6 +25,18 @@ pub(crate) const fn wanted(policy: &CleanupPolicy, outcome: &Outcome) -> bool {
         Outcome::Failed(_) => policy.on_failure,
         Outcome::Timeout(_) => policy.on_timeout,
     }
+}
+
+/// Removes one sandbox ahead of the others.
+///
+/// # Errors
+/// Of the engine, which is not waited for without end.
+pub(crate) async fn destroy(engine: &dyn Engine, id: &SandboxId) -> Result<(), EngineError> {
+    let destroyed = tokio::time::timeout(PATIENCE, engine.destroy(id)).await;
+    destroyed.unwrap_or_else(|_| {
+        let (kind, operation) = (EngineErrorKind::Unavailable, Operation::Destroy);
+        Err(EngineError::new(kind, operation, id.as_str(), unanswered()))
+    })
 }
 
 /// Removes sandboxes, workspace and the image of what setup changed; returns what is left, for a person.
@@ -145,9 +159,10 @@ async fn bounded(removal: impl Future<Output = Result<(), EngineError>>) -> Resu
     match tokio::time::timeout(PATIENCE, removal).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(failure::chain(&error)),
-        Err(_) => Err(format!(
-            "the engine did not answer within {} s",
-            PATIENCE.as_secs()
-        )),
+        Err(_) => Err(unanswered()),
     }
+}
+
+fn unanswered() -> String {
+    format!("the engine did not answer within {} s", PATIENCE.as_secs())
 }

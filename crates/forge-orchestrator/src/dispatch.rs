@@ -670,7 +670,7 @@ fn remark(judgement: Judgement) -> Option<String> {
 }
 
 /// Shows that this process lives; finds out whether another has taken the run over.
-async fn renew(context: &Context) {
+pub(crate) async fn renew(context: &Context) {
     let renewed = context
         .store
         .renew(&context.run, context.epoch, Timestamp::now());

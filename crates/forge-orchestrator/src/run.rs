@@ -290,6 +290,8 @@ impl Orchestrator {
         let policy = dispatch::policy(&options, &engine, host.as_ref());
         let carried =
             dispatch::carry_out(&context, standings, policy, host, told, &cancellation).await;
+        // The report is that of whoever drives the run now.
+        dispatch::renew(&context).await;
         if context.superseded.is_cancelled() {
             return Err(RunError::Superseded);
         }

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use super::Attempt;
 use crate::archive::{self, Member};
 use crate::context::News;
-use crate::{attestation, failure};
+use crate::{attestation, cleanup, failure};
 
 /// Bounds on what an author's folders may hold; the loader of task directories has smaller ones.
 const UPLOAD_LIMITS: TransferLimits = TransferLimits {
@@ -182,7 +182,7 @@ impl Attempt<'_> {
 
     /// Removes a sandbox that is done with ahead of the others; what fails is done at the end.
     async fn remove_sandbox(&mut self, id: &SandboxId) {
-        if let Err(error) = self.context.engine.destroy(id).await {
+        if let Err(error) = cleanup::destroy(&*self.context.engine, id).await {
             tracing::debug!(%id, error = failure::chain(&error), "left for the end");
             return;
         }

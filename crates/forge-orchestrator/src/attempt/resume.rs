@@ -199,7 +199,7 @@ impl Attempt<'_> {
     async fn forget_verification(&mut self) -> Result<(), Outcome> {
         let id = self.job.id.with_part(VERIFY);
         if self.sandboxes.contains(&id) {
-            let destroyed = self.context.engine.destroy(&id).await;
+            let destroyed = cleanup::destroy(&*self.context.engine, &id).await;
             destroyed.map_err(|error| Outcome::Failed(failure::from_engine(&error)))?;
         }
         Ok(())

@@ -127,6 +127,12 @@ impl Site {
         }
     }
 
+    /// Whether the run has ended, so that nobody can go on with it.
+    pub(crate) async fn is_over(&self) -> bool {
+        let record = self.record().await;
+        record.is_some_and(|record| record.ended_at.is_some())
+    }
+
     /// The report as it was written.
     pub(crate) fn report(&self) -> Report {
         let text = std::fs::read_to_string(self.layout().report()).unwrap();

@@ -177,6 +177,10 @@ async fn end_twice(
         return false;
     }
     site.kill(first).await;
+    if site.is_over().await {
+        check(site, moment).await;
+        return true;
+    }
     let mut second = site.process().await;
     let goes_on = site.go_on(&mut second, again).await;
     if goes_on {
@@ -282,8 +286,10 @@ fn a_validation_whose_process_ends_has_its_verdict_all_the_same() {
             let goes_on = site.go_on(&mut process, turns).await;
             if goes_on {
                 site.kill(process).await;
-                let next = site.process().await;
-                site.finish(next).await.unwrap();
+                if !site.is_over().await {
+                    let next = site.process().await;
+                    site.finish(next).await.unwrap();
+                }
             }
             let report = site.report();
             assert_eq!(report.tasks.len(), 4, "after {turns} turns");
@@ -704,4 +710,22 @@ fn what_another_process_left_has_its_place_before_anything_is_started() {
     for phase in [PhaseName::Setup, PhaseName::Solve] {
         in_turns(ended_while_another_waits(phase));
     }
+}
+
+#[test]
+fn a_removal_that_is_never_answered_does_not_stall_a_task() {
+    in_turns(async {
+        let tasks = |bench: &Bench| {
+            let mut prepared = passing(bench, "prepared");
+            prepared.setup = Some(program("setup", SETUP));
+            vec![prepared]
+        };
+        let site = site(tasks, 1).await;
+        // The first is that of the sandbox of setup, long before the end.
+        let hang = Faults::none().on(Operation::Destroy, When::Call(1), Fault::Hang);
+        site.bench.engine.set_faults(hang);
+        let process = site.process().await;
+        site.finish(process).await.unwrap();
+        check(&site, "unanswered").await;
+    });
 }
