@@ -35,7 +35,7 @@ cargo xtask COMMAND
   tidy             check the rules of the house: arrows between crates, file lengths, lints
   schemas          write the JSON Schemas anew from the Rust types
   seccomp          write the seccomp profile of sandboxes anew from the table of refused calls
-  bench [NAME]     measure what SPECIFICATION.md promises: cold-start, egress, exec, output, transfer
+  bench [NAME]     measure what SPECIFICATION.md promises: cold-start, egress, exec, output, recovery, transfer
 
 demo and test may be repeated at will and reuse what is there.
 ";

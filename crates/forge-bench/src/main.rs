@@ -9,6 +9,7 @@ mod exec;
 mod listing;
 mod output;
 mod raw;
+mod recovery;
 mod report;
 mod stage;
 mod transfer;
@@ -18,13 +19,14 @@ use std::process::ExitCode;
 use report::Report;
 use stage::{BenchError, Stage};
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "churn",
     "cold-start",
     "egress",
     "exec",
     "output",
     "ps",
+    "recovery",
     "transfer",
 ];
 
@@ -76,6 +78,9 @@ async fn run(names: &[String]) -> Result<Report, BenchError> {
     }
     if wanted("churn") {
         churn::run(&stage, &mut report)?;
+    }
+    if wanted("recovery") {
+        recovery::run(&stage, &mut report).await?;
     }
     if wanted("egress") {
         egress::run(&stage, &mut report).await?;

@@ -66,11 +66,22 @@ impl RawEngine {
         self.request("DELETE", &format!("/containers/{name}?force=1"), None)
     }
 
+    /// The process that is PID 1 of a container, as this machine counts.
+    pub(crate) fn main_process(&self, name: &str) -> Result<u32, BenchError> {
+        // The old version of the protocol, in which an answer comes in one piece.
+        let head = format!(
+            "GET /v{}/containers/{name}/json HTTP/1.0\r\nHost: engine\r\n\r\n",
+            self.version
+        );
+        let answer = self.exchange(&head)?;
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body);
+        let found: Option<Value> = body.and_then(|body| serde_json::from_str(body).ok());
+        let pid = found.and_then(|found| found["State"]["Pid"].as_u64());
+        pid.and_then(|pid| u32::try_from(pid).ok())
+            .ok_or_else(|| BenchError::Raw(answer.lines().last().unwrap_or_default().to_owned()))
+    }
+
     fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(), BenchError> {
-        let io = |source| BenchError::Io {
-            what: "talk to the engine",
-            source,
-        };
         let body = body.map(Value::to_string).unwrap_or_default();
         let head = format!(
             "{method} /v{}{path} HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n\
@@ -78,12 +89,7 @@ impl RawEngine {
             self.version,
             body.len()
         );
-        let mut stream = UnixStream::connect(&self.socket).map_err(io)?;
-        stream
-            .write_all(format!("{head}{body}").as_bytes())
-            .map_err(io)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(io)?;
+        let answer = self.exchange(&format!("{head}{body}"))?;
         let status = answer.split(' ').nth(1).unwrap_or_default();
         if status.starts_with('2') {
             return Ok(());
@@ -91,5 +97,17 @@ impl RawEngine {
         Err(BenchError::Raw(
             answer.lines().last().unwrap_or_default().to_owned(),
         ))
+    }
+
+    fn exchange(&self, request: &str) -> Result<String, BenchError> {
+        let io = |source| BenchError::Io {
+            what: "talk to the engine",
+            source,
+        };
+        let mut stream = UnixStream::connect(&self.socket).map_err(io)?;
+        stream.write_all(request.as_bytes()).map_err(io)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(io)?;
+        Ok(answer)
     }
 }

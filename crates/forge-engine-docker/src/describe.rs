@@ -6,9 +6,11 @@ use bollard::models::{Mount, MountType, SystemInfo, SystemVersion};
 use forge_engine::{EngineDescription, EngineError, EngineErrorKind, Operation};
 
 use crate::archive::{Archive, only_file};
+use crate::endpoint::Endpoint;
 use crate::engine::{DiskSharing, DockerEngine};
 use crate::failure::During;
 use crate::names::PROBE_IMAGE;
+use crate::peer;
 use crate::stager::Stager;
 
 /// What an operation must know about the engine's machine.
@@ -114,9 +116,18 @@ impl DockerEngine {
             return Ok(false);
         }
         self.shares_disk
-            .get_or_try_init(|| self.probe_disk())
+            .get_or_try_init(|| self.look_at_disk())
             .await
             .copied()
+    }
+
+    async fn look_at_disk(&self) -> Result<bool, EngineError> {
+        if let Endpoint::Unix(socket) = &self.client.endpoint
+            && peer::names_files_as_we_do(socket).await
+        {
+            return Ok(true);
+        }
+        self.probe_disk().await
     }
 
     /// Reads a file made here through the engine. A path that exists on both sides proves

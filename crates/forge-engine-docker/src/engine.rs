@@ -13,6 +13,7 @@ use forge_engine::{
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
+use crate::adoption::Adoption;
 use crate::channel_root::ChannelRoot;
 use crate::client::Client;
 use crate::context::hex;
@@ -99,6 +100,7 @@ pub struct DockerEngine {
     pub(crate) gate: Gate,
     pub(crate) machine: OnceCell<Machine>,
     pub(crate) shares_disk: OnceCell<bool>,
+    pub(crate) adoption: Adoption,
     /// One image is prepared at a time: two at once would do the same work twice.
     pub(crate) preparing: tokio::sync::Mutex<()>,
     declared_volumes: Mutex<HashMap<String, Arc<[String]>>>,
@@ -133,6 +135,7 @@ impl DockerEngine {
             gate: Gate::new(options.egress),
             machine: OnceCell::new(),
             shares_disk: OnceCell::new(),
+            adoption: Adoption::default(),
             preparing: tokio::sync::Mutex::new(()),
             declared_volumes: Mutex::default(),
             shades: Mutex::default(),

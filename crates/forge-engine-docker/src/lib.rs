@@ -13,6 +13,7 @@ pub mod disk;
 pub mod doctor;
 pub mod engine;
 
+mod adoption;
 mod archive;
 mod channel;
 mod channel_root;
@@ -29,6 +30,7 @@ mod hijack;
 mod images;
 mod inventory;
 mod names;
+mod peer;
 mod prepare;
 mod reference;
 mod sandbox;

@@ -1,7 +1,7 @@
 //! Making a sandbox, connecting to it, and the handle to it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,13 +185,37 @@ impl DockerEngine {
         id: &SandboxId,
         credentials: &Credentials,
     ) -> Result<DockerSandbox, EngineError> {
+        // A sandbox made without a shared disk has no folder, however the disk is now; nor has one in
+        // which root may write everywhere.
+        let folder = ChannelFolder::of(self.channel_root.path(), id);
+        let folder = match folder.exists() && self.shares_folders().await? {
+            true => Some(folder),
+            false => None,
+        };
+        let known = match &folder {
+            Some(_) => self.labels_of_running(id).await,
+            None => None,
+        };
+        let labels = match known {
+            Some(labels) => labels,
+            None => self.labels_of(id).await?,
+        };
+        let egress = self.egress_of(id, |key| labels.get(key).cloned()).await?;
+        let way = match folder {
+            Some(folder) => Way::Socket(folder),
+            None => Way::Relay(Profile::Run),
+        };
+        self.connect_sandbox(id, credentials, way, None, egress)
+            .await
+    }
+
+    /// The labels of a sandbox that can be taken up. Asked before it is connected to, because a
+    /// socket without a container behind it is only found silent later.
+    async fn labels_of(&self, id: &SandboxId) -> Result<BTreeMap<String, String>, EngineError> {
         let outside = self.outside(id);
-        // Asked first, because a socket without a container behind it is only found silent later.
         let Some(found) = outside.inspect(Operation::Open).await? else {
             return Err(outside.absent());
         };
-        let labels = found.config.and_then(|config| config.labels);
-        let labels = labels.unwrap_or_default();
         if let Some(cause) = outside.cause_in(found.state.unwrap_or_default()).await {
             return Err(cause);
         }
@@ -199,16 +223,8 @@ impl DockerEngine {
         if host_config.readonly_rootfs != Some(true) {
             return Err(outside.sealed());
         }
-        let egress = self.egress_of(id, |key| labels.get(key).cloned()).await?;
-        // A sandbox made without a shared disk has no folder, however the disk is now.
-        let folder = ChannelFolder::of(self.channel_root.path(), id);
-        let way = if self.shares_folders().await? && folder.exists() {
-            Way::Socket(folder)
-        } else {
-            Way::Relay(Profile::Run)
-        };
-        self.connect_sandbox(id, credentials, way, None, egress)
-            .await
+        let labels = found.config.and_then(|config| config.labels);
+        Ok(labels.unwrap_or_default().into_iter().collect())
     }
 
     fn outside(&self, id: &SandboxId) -> Outside {
