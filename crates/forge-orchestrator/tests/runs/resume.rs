@@ -185,15 +185,9 @@ async fn end_twice(
     let goes_on = site.go_on(&mut second, again).await;
     if goes_on {
         site.kill(second).await;
-        let third = site.process().await;
-        let finished = site.finish(third).await;
-        // The last that the second one wrote down may have been that the run has ended.
-        let had_ended = site
-            .record()
-            .await
-            .is_some_and(|run| run.ended_at.is_some());
-        if !(had_ended && matches!(finished, Err(RunError::Superseded))) {
-            finished.unwrap();
+        if !site.is_over().await {
+            let third = site.process().await;
+            site.finish(third).await.unwrap();
         }
     } else {
         second.ended.unwrap().unwrap();
