@@ -52,11 +52,10 @@ pub(super) struct Interrupted {
 /// Carries a run through.
 pub(super) async fn carry_out(session: &Session, request: Request) -> Result<ExitStatus, CliError> {
     let format = request.format;
-    let store = session.record().await?;
-    let ready = prepare(session, &store, request).await?;
-    let aim = ready.aim;
-    let janitor = ready.clean_beside(session, &store)?;
-    let summary = ready.watched(session, &store).await;
+    let ready = prepare(session, request).await?;
+    let (aim, store) = (ready.aim, ready.store.clone());
+    let janitor = ready.clean_beside(session)?;
+    let summary = ready.watched(session).await;
     drop(janitor);
     store.close().await?;
     tell(session, &summary?, aim, format)
@@ -64,6 +63,7 @@ pub(super) async fn carry_out(session: &Session, request: Request) -> Result<Exi
 
 /// A run of which everything is known but how it ends.
 struct Ready {
+    store: Store,
     engine: Arc<dyn Engine>,
     tasks: Vec<Arc<Task>>,
     options: RunOptions,
@@ -73,7 +73,7 @@ struct Ready {
     attempts: u64,
 }
 
-async fn prepare(session: &Session, store: &Store, request: Request) -> Result<Ready, CliError> {
+async fn prepare(session: &Session, request: Request) -> Result<Ready, CliError> {
     let configuration = session.configuration().await?;
     let capacity = capacity(&configuration, request.execution.jobs);
     let retry = retry(&configuration);
@@ -82,7 +82,6 @@ async fn prepare(session: &Session, store: &Store, request: Request) -> Result<R
     let (out, run, identity, keep) = match &request.from {
         None => {
             let out = make_out_folder(request.execution.out).await?;
-            resume::tell_of_interrupted(session, store).await;
             let run = RunId::from_uuid(Uuid::now_v7());
             (out, run, Some(fresh_identity()), request.execution.keep)
         }
@@ -92,6 +91,11 @@ async fn prepare(session: &Session, store: &Store, request: Request) -> Result<R
             (out, record.id, plan.engine_identity.clone(), plan.keep)
         }
     };
+    // Only now: what is wrong with the input leaves no trace.
+    let store = session.record().await?;
+    if request.from.is_none() {
+        resume::tell_of_interrupted(session, &store).await;
+    }
     let known = tasks.iter().map(|task| &**task);
     let rules = Rules::for_tasks(session, configuration, known).await?;
     let settings = EngineSettings {
@@ -123,6 +127,7 @@ async fn prepare(session: &Session, store: &Store, request: Request) -> Result<R
     let (aim, attempts) = aim(&options.purpose, count);
     announce(session, &options, count, &description);
     Ok(Ready {
+        store,
         engine,
         tasks,
         options,
@@ -135,21 +140,21 @@ async fn prepare(session: &Session, store: &Store, request: Request) -> Result<R
 
 impl Ready {
     /// Clears away what has had its time, for as long as the result is not dropped.
-    fn clean_beside(&self, session: &Session, store: &Store) -> Result<OwnedTask<()>, CliError> {
+    fn clean_beside(&self, session: &Session) -> Result<OwnedTask<()>, CliError> {
         Ok(janitor::run_in_background(
             Arc::clone(&self.engine),
-            store.clone(),
+            self.store.clone(),
             session.state_folder()?.to_owned(),
             self.retention,
         ))
     }
 
-    async fn watched(self, session: &Session, store: &Store) -> Result<RunSummary, CliError> {
+    async fn watched(self, session: &Session) -> Result<RunSummary, CliError> {
         let (events, received) = EventSink::channel();
         let names = self.tasks.iter().map(|task| &task.id);
         let board = Board::new(self.aim, self.attempts, names, Instant::now());
         let cancellation = session.cancellation.clone();
-        let orchestrator = Orchestrator::new(self.engine, store.clone());
+        let orchestrator = Orchestrator::new(self.engine, self.store);
         let (tasks, options) = (&self.tasks, self.options);
         let run = async {
             match self.from {
