@@ -8,6 +8,7 @@ mod egress;
 mod exec;
 mod listing;
 mod output;
+mod queue;
 mod raw;
 mod recovery;
 mod report;
@@ -19,13 +20,14 @@ use std::process::ExitCode;
 use report::Report;
 use stage::{BenchError, Stage};
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "churn",
     "cold-start",
     "egress",
     "exec",
     "output",
     "ps",
+    "queue",
     "recovery",
     "transfer",
 ];
@@ -54,14 +56,24 @@ async fn main() -> ExitCode {
 
 async fn run(names: &[String]) -> Result<Report, BenchError> {
     let wanted = |name: &str| names.is_empty() || names.iter().any(|each| each == name);
-    // Needs no engine, and is not to be kept from running by the lack of one.
-    if !names.is_empty() && names.iter().all(|name| name == "ps") {
-        let mut report = Report::new();
+    let mut report = Report::new();
+    // These need no engine, and are not to be kept from running by the lack of one. Memory of this
+    // process is measured before anything else has used it, and as that takes a quarter of an hour,
+    // only for whoever names it.
+    if names.iter().any(|name| name == "queue") {
+        queue::run(&mut report).await?;
+    }
+    if wanted("ps") {
         listing::run(&mut report).await?;
+    }
+    if !names.is_empty()
+        && names
+            .iter()
+            .all(|name| ["ps", "queue"].contains(&name.as_str()))
+    {
         return Ok(report);
     }
     let stage = Stage::new().await?;
-    let mut report = Report::new();
     report.add_engine(&stage.description);
     if wanted("cold-start") {
         cold_start::run(&stage, &mut report).await?;
@@ -84,9 +96,6 @@ async fn run(names: &[String]) -> Result<Report, BenchError> {
     }
     if wanted("egress") {
         egress::run(&stage, &mut report).await?;
-    }
-    if wanted("ps") {
-        listing::run(&mut report).await?;
     }
     Ok(report)
 }
