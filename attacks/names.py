@@ -225,7 +225,7 @@ class Proxy:
         self.child.stdout.readline()
         self.relay = subprocess.Popen(["/forge-egress", "control", "--control", "/tmp/control"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.number = 0
-        self.ask({"kind": "hello", "version": 1, "denied": []})
+        self.ask({"kind": "hello", "version": 2, "denied": [], "engine": "attacks"})
 
     def ask(self, request):
         self.number += 1
